@@ -1,0 +1,51 @@
+// The file that `run` reads: activations, and what is expected of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "npy.hpp"
+#include "switchyard/tensor_file.hpp"
+#include "switchyard/types.hpp"
+
+namespace switchyard::cli {
+
+// Activations as the file has them; a copy only where the file's bytes are not aligned.
+struct Activations {
+  DType dtype = DType::f32;
+  std::int64_t tokens = 0;
+  std::int64_t hidden = 0;
+  const void* data = nullptr;
+  std::vector<std::byte> copy;
+
+  ConstMatrix matrix() const { return {data, dtype, tokens, hidden}; }
+};
+
+// Tensors by name of a .safetensors file, or the one array of an .npy file under every name.
+class InputFile {
+ public:
+  // Throws io, bad_data, not_supported.
+  explicit InputFile(const std::filesystem::path& path);
+
+  bool is_npy() const noexcept { return npy_.has_value(); }
+  bool has(std::string_view name) const noexcept;
+
+  // [T,hidden], f32 or bf16. Throws bad_data naming file and tensor.
+  Activations activations(const std::string& name, std::int64_t hidden) const;
+  // [tokens,topk], i32 or i64. Throws bad_data naming file and tensor.
+  std::vector<std::int64_t> experts(const std::string& name, std::int64_t tokens, std::int64_t topk) const;
+
+ private:
+  Activations npy_activations(std::int64_t hidden) const;
+
+  std::string path_;
+  std::optional<TensorFile> tensors_;
+  std::optional<NpyArray> npy_;
+};
+
+}  // namespace switchyard::cli

@@ -1,0 +1,39 @@
+// Layers of random weights, for benchmarks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "switchyard/layer.hpp"
+
+namespace switchyard::cli {
+
+// `count` values of f32 or bf16, the same for the same seed, about uniform in -scale..scale.
+std::vector<std::byte> random_values(std::size_t count, DType dtype, double scale, std::uint64_t seed,
+                                     const Threads& threads);
+
+struct RandomShape {
+  std::int64_t hidden = 0;
+  std::int64_t ffn = 0;
+  std::int32_t experts = 0;
+  std::int32_t topk = 0;
+};
+
+// Makes layers of one shape. Experts are pieces of one pool of random values, each from another place on, so that
+// making a layer costs little more than packing it.
+class RandomLayers {
+ public:
+  // dtype: of weights and activations, f32 or bf16.
+  RandomLayers(const RandomShape& shape, DType dtype, const Threads& threads);
+  Layer make() const;
+
+ private:
+  RandomShape shape_;
+  DType dtype_;
+  Threads threads_;
+  std::vector<std::byte> pool_;
+  std::vector<std::byte> router_;
+};
+
+}  // namespace switchyard::cli

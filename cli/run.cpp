@@ -1,0 +1,79 @@
+// `switchyard run`: layers of a model on activations from a file.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <span>
+
+#include "commands.hpp"
+#include "engine.hpp"
+#include "files.hpp"
+#include "npy.hpp"
+#include "report.hpp"
+#include "switchyard/tensor_file.hpp"
+
+namespace switchyard::cli {
+namespace {
+
+bool is_npy(const std::filesystem::path& path) { return path.extension() == ".npy"; }
+
+void check(const RunOptions& options) {
+  if (options.output.empty() && !options.expect) {
+    throw Error(Code::invalid_argument, "run: no --output, which only --expect allows");
+  }
+  if (!options.output.empty()) check_writable(options.output);
+  if (!options.report.empty()) check_writable(options.report);
+}
+
+template <class Element>
+Tensor tensor_of(std::string name, DType dtype, const LayerRun& layer, std::int64_t columns,
+                 const std::vector<Element>& elements) {
+  const auto bytes = std::as_bytes(std::span(elements));
+  return {std::move(name), dtype, {layer.tokens, columns}, bytes.data(), bytes.size()};
+}
+
+void write_output_npy(const ModelRun& run, const std::filesystem::path& path) {
+  const LayerRun& layer = run.layers.front();
+  if (run.layers.size() != 1) {
+    throw Error(Code::invalid_argument, fmt::format("run: an .npy output has room for one layer, not for {}: name it "
+                                                    "with --layer",
+                                                    run.layers.size()));
+  }
+  if (layer.dtype != DType::f32) {
+    throw Error(Code::not_supported,
+                fmt::format("run: {}: npy has no bf16, the type of the input; use .safetensors", path.string()));
+  }
+  const auto* values = reinterpret_cast<const float*>(layer.output.data());
+  const std::int64_t shape[] = {layer.tokens, run.model.hidden};
+  write_npy(path, shape, std::span(values, layer.output.size() / sizeof(float)));
+}
+
+void write_output(const ModelRun& run, const std::filesystem::path& path) {
+  if (is_npy(path)) return write_output_npy(run, path);
+  std::vector<Tensor> tensors;
+  for (const LayerRun& layer : run.layers) {
+    const std::string prefix = fmt::format("layer.{}.", layer.layer);
+    tensors.push_back(tensor_of(prefix + "output", layer.dtype, layer, run.model.hidden, layer.output));
+    tensors.push_back(tensor_of(prefix + "expert", DType::i32, layer, layer.topk, layer.expert));
+    tensors.push_back(tensor_of(prefix + "weight", DType::f32, layer, layer.topk, layer.weight));
+  }
+  write_safetensors(path, tensors);
+}
+
+}  // namespace
+
+void run(const RunOptions& options) {
+  check(options);
+  const ModelRun result = run_layers(options);
+  fmt::print("{}\n{}", facts_text(result), layers_text(result));
+  if (!options.output.empty()) {
+    write_output(result, options.output);
+    fmt::print("\nwritten: {}\n", options.output.string());
+  }
+  if (!options.report.empty()) {
+    write_report(options.report, result, {});
+    fmt::print("report: {}\n", options.report.string());
+  }
+  check_expectation(result);
+}
+
+}  // namespace switchyard::cli

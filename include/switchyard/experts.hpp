@@ -1,0 +1,64 @@
+// ExpertWeights: the experts of one layer, packed once for the grouped GEMM.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "switchyard/export.hpp"
+#include "switchyard/threads.hpp"
+#include "switchyard/types.hpp"
+
+namespace switchyard {
+
+// What a packed weight is stored as.
+enum class Format : std::int32_t { f32 = 0, bf16 = 1 };
+
+SWITCHYARD_API const char* format_name(Format format) noexcept;
+
+// The function between the two GEMMs: gated, h = act(gate) * up.
+enum class Activation : std::int32_t {
+  silu = 0,  // act(g) = g / (1 + exp(−g))
+};
+
+// One expert as the checkpoint has it. gate and up [F,H], down [H,F].
+struct ExpertTensors {
+  WeightView gate;
+  WeightView up;
+  WeightView down;
+};
+
+struct ExpertShape {
+  std::int32_t experts = 0;
+  std::int64_t hidden = 0;
+  std::int64_t ffn = 0;
+  Activation activation = Activation::silu;
+};
+
+// Immutable after construction; any number of threads may read it.
+class SWITCHYARD_API ExpertWeights {
+ public:
+  // `tensors(e)` is called once per expert, ascending, from the calling thread; its views must stay readable until the
+  // call for the next expert, or the end of construction: no more than one expert is looked at at a time. The
+  // conversion to `format` is exact or rounds to nearest even. Packing uses all of `threads`. Throws invalid_argument
+  // for sizes or types that cannot be, out_of_memory.
+  ExpertWeights(const ExpertShape& shape, Format format, const std::function<ExpertTensors(std::int32_t)>& tensors,
+                const Threads& threads = Threads());
+  ~ExpertWeights();
+  ExpertWeights(ExpertWeights&&) noexcept;
+  ExpertWeights& operator=(ExpertWeights&&) noexcept;
+
+  const ExpertShape& shape() const noexcept;
+  Format format() const noexcept;
+  // Bytes of the packed form, all experts.
+  std::size_t bytes() const noexcept;
+
+  struct Packed;
+  const Packed& packed() const noexcept { return *packed_; }
+
+ private:
+  std::unique_ptr<Packed> packed_;
+};
+
+}  // namespace switchyard

@@ -1,0 +1,91 @@
+// Layer: router, experts and shared expert of one MoE block.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "switchyard/experts.hpp"
+#include "switchyard/export.hpp"
+#include "switchyard/route.hpp"
+#include "switchyard/threads.hpp"
+#include "switchyard/types.hpp"
+#include "switchyard/workspace.hpp"
+
+namespace switchyard {
+
+enum class Device : std::int32_t { cpu = 0, cuda = 1 };
+
+struct LayerOptions {
+  Format format = Format::f32;  // what expert weights are packed to
+  // Type that the experts multiply: x and the activations between the GEMMs are rounded to it. bf16 needs Format::bf16.
+  DType activations = DType::f32;
+  Device device = Device::cpu;  // cuda: not_supported in a build without it
+  Threads threads;
+};
+
+// Everything a layer is made of, as views that are read during construction only.
+struct LayerWeights {
+  std::int32_t experts = 0;  // E
+  std::int64_t hidden = 0;   // H
+  std::int64_t ffn = 0;      // F
+  Activation activation = Activation::silu;
+  WeightView router;                                  // [E,H]; no data: only forwards with a given routing
+  std::function<ExpertTensors(std::int32_t)> expert;  // see ExpertWeights
+  std::int64_t shared_ffn = 0;                        // 0: no shared expert
+  ExpertTensors shared;                               // [shared_ffn,H] and [H,shared_ffn]
+  WeightView shared_gate;  // [1,H]: the shared expert times sigmoid(x·gate); no data: plain sum
+};
+
+enum class Path : std::int32_t { grouped = 0 };
+SWITCHYARD_API const char* path_name(Path path) noexcept;
+
+// What a forward did. `routing` points into the workspace and holds until its next use; after forward with a given
+// routing it is that routing.
+struct ForwardResult {
+  Routing routing;
+  Path path = Path::grouped;
+};
+
+// Immutable after construction. Several threads may run forwards of one layer at once, each with its own workspace.
+//
+// y[t] = Σ_s weight[t,s] · expert(t,s)(x[t]) + g(x[t]) · shared(x[t]), fp32, slots in order, the shared expert last,
+// rounded once to y's type. Expert e: down · (act(gate · x) * (up · x)), each element one fp32 chain over the
+// contraction index. The bits of y[t] depend on x[t], the weights and the two type options alone: not on the batch,
+// threads or instruction set. NaN stays NaN, its payload is not defined.
+class SWITCHYARD_API Layer {
+ public:
+  // Packs. Throws invalid_argument, not_supported, out_of_memory.
+  Layer(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options);
+  ~Layer();
+  Layer(Layer&&) noexcept;
+  Layer& operator=(Layer&&) noexcept;
+
+  std::int32_t experts() const noexcept;
+  std::int64_t hidden() const noexcept;
+  std::int64_t ffn() const noexcept;
+  const RouterOptions& router() const noexcept;
+  const LayerOptions& options() const noexcept;
+  std::size_t weight_bytes() const noexcept;  // packed, shared expert and router included
+
+  // Bytes that a forward of up to max_tokens needs; enough for every smaller number. A multiple of kWorkspaceAlignment.
+  std::size_t workspace_bytes(std::int64_t max_tokens) const;
+  // The same for a given routing of `topk` slots.
+  std::size_t workspace_bytes(std::int64_t max_tokens, std::int32_t topk) const;
+
+  // x [T,H] → y [T,H], f32 or bf16 each. y must not overlap x. Allocates nothing. Throws invalid_argument before any
+  // work.
+  ForwardResult forward(ConstMatrix x, Matrix y, const Workspace& workspace) const;
+
+  // The same with the caller's experts [T,K] (−1: slot off, its weight is not looked at) and weights [T,K]; duplicates
+  // count twice.
+  ForwardResult forward(ConstMatrix x, Routing routing, Matrix y, const Workspace& workspace) const;
+
+  struct Parts;
+
+ private:
+  std::unique_ptr<const Parts> parts_;
+};
+
+}  // namespace switchyard

@@ -1,0 +1,64 @@
+// Model: the MoE layers of a Hugging Face checkpoint.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "switchyard/export.hpp"
+#include "switchyard/layer.hpp"
+
+namespace switchyard {
+
+// What the configuration and the tensors' headers say; no weight is read for it.
+struct ModelInfo {
+  std::string model_type;                // as config.json has it
+  std::string family;                    // the row of the family table
+  std::int32_t layers = 0;               // all layers of the model
+  std::vector<std::int32_t> moe_layers;  // indices of those with experts, ascending
+  std::int32_t experts = 0;              // E
+  std::int64_t hidden = 0;               // H
+  std::int64_t ffn = 0;                  // F
+  std::int64_t shared_ffn = 0;           // 0: no shared expert
+  bool shared_gate = false;              // the shared expert has a sigmoid gate
+  RouterOptions router;
+  std::string layout;                    // e.g. "per expert, gate_proj/up_proj/down_proj [out,in]"
+  DType weights = DType::f32;            // type of the expert tensors
+  std::size_t file_bytes = 0;            // all tensors
+  std::size_t moe_bytes = 0;             // tensors of the MoE blocks
+  std::vector<std::string> unsupported;  // what `layer` would refuse, each with its reason; empty: everything runs
+};
+
+class SWITCHYARD_API Model {
+ public:
+  // Progress of packing a layer, called from the calling thread after every expert.
+  using Progress = std::function<void(std::int32_t done, std::int32_t of)>;
+
+  // Maps a checkpoint folder (config.json and model.safetensors or model.safetensors.index.json); reads no weight yet.
+  // Throws io, bad_data, and not_supported for an unknown model_type, listing the known ones.
+  static Model open(const std::filesystem::path& folder);
+  ~Model();
+  Model(Model&&) noexcept;
+  Model& operator=(Model&&) noexcept;
+
+  const ModelInfo& info() const noexcept;
+
+  // Packs MoE layer `index` (global layer index). Holds no more than one expert of the file's pages at a time.
+  // Throws invalid_argument if that layer is not an MoE layer, bad_data if its tensors do not fit, not_supported.
+  Layer layer(std::int32_t index, const LayerOptions& options = {}, const Progress& progress = {}) const;
+
+ private:
+  struct Impl;
+  explicit Model(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// The known values of model_type, sorted.
+SWITCHYARD_API std::vector<std::string> known_model_types();
+
+}  // namespace switchyard

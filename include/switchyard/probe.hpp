@@ -1,0 +1,27 @@
+// What the machine can do: the roofline that speeds are stated against.
+#pragma once
+
+#include <cstddef>
+
+#include "switchyard/cpu.hpp"
+#include "switchyard/export.hpp"
+#include "switchyard/threads.hpp"
+
+namespace switchyard {
+
+// Measured rates, all threads together; 0 where the processor lacks the unit.
+struct Roofline {
+  Isa isa = Isa::plain;
+  int threads = 1;
+  double fma_gflops = 0;   // fp32 multiply-adds, two operations each
+  double bf16_gflops = 0;  // bf16 dot product into fp32
+  double vnni_gops = 0;    // u8·s8 dot product into i32
+  double dram_gbps = 0;    // reading memory far larger than the caches, GB = 1e9 bytes
+  double cache_gbps = 0;   // reading 256 KiB per thread again and again
+};
+
+// Measures for the current instruction set, about 0.5 s; the best of several short runs of each. Allocates 512 MiB for
+// the time of the call unless dram_bytes says otherwise. Throws out_of_memory.
+SWITCHYARD_API Roofline probe_roofline(const Threads& threads, std::size_t dram_bytes = std::size_t{512} << 20);
+
+}  // namespace switchyard

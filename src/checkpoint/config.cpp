@@ -1,0 +1,126 @@
+#include "checkpoint/config.hpp"
+
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "checkpoint/json_text.hpp"
+#include "fail.hpp"
+
+namespace switchyard {
+namespace {
+
+using nlohmann::json;
+
+std::optional<std::int64_t> integer_in(const json& value, std::int64_t min, std::int64_t max) {
+  if (!value.is_number_integer()) return std::nullopt;
+  if (value.is_number_unsigned() && value.get<std::uint64_t>() > std::numeric_limits<std::int64_t>::max()) {
+    return std::nullopt;
+  }
+  const auto number = value.get<std::int64_t>();
+  if (number < min || number > max) return std::nullopt;
+  return number;
+}
+
+std::string range(std::int64_t min, std::int64_t max) { return fmt::format("an integer {}..{}", min, max); }
+
+}  // namespace
+
+Config::Config(std::string_view text, std::string file) : file_(std::move(file)) {
+  const std::string where = fmt::format("config: {}: the text", file_);
+  object_ = parse_json(text, where);
+  if (!object_.is_object()) fail(Code::bad_data, "{} is {}, expected an object", where, printable_value(object_));
+}
+
+Config Config::nested(const char* key) const {
+  const json* value = find(key);
+  if (value == nullptr) return *this;
+  if (!value->is_object()) refuse(key, printable_value(*value), "an object");
+  return Config(*value, file_, prefix_ + key + ".");
+}
+
+std::string Config::text(const char* key) const {
+  const json* value = find(key);
+  if (value == nullptr) refuse(key, "absent", "a string");
+  if (!value->is_string()) refuse(key, printable_value(*value), "a string");
+  return value->get<std::string>();
+}
+
+std::string Config::text_or(const char* key, std::string_view otherwise) const {
+  return has(key) ? text(key) : std::string(otherwise);
+}
+
+std::int64_t Config::integer(const Keys& keys, std::int64_t min, std::int64_t max) const {
+  const char* first = nullptr;
+  std::int64_t result = 0;
+  for (const char* key : keys) {
+    const json* value = key == nullptr ? nullptr : find(key);
+    if (value == nullptr) continue;
+    const auto number = integer_in(*value, min, max);
+    if (!number) refuse(key, printable_value(*value), range(min, max));
+    if (first != nullptr && *number != result) {
+      refuse(key, printable_value(*value), fmt::format("{} as in {}{}", result, prefix_, first));
+    }
+    first = key;
+    result = *number;
+  }
+  if (first == nullptr) {
+    std::string names = keys[0];
+    for (std::size_t i = 1; i < keys.size() && keys[i] != nullptr; ++i) names += fmt::format(" or {}", keys[i]);
+    refuse(names.c_str(), "absent", range(min, max));
+  }
+  return result;
+}
+
+std::int64_t Config::integer_or(const char* key, std::int64_t min, std::int64_t max, std::int64_t otherwise) const {
+  return has(key) ? integer({key}, min, max) : otherwise;
+}
+
+bool Config::flag_or(const char* key, bool otherwise) const {
+  const json* value = find(key);
+  if (value == nullptr) return otherwise;
+  if (!value->is_boolean()) refuse(key, printable_value(*value), "true or false");
+  return value->get<bool>();
+}
+
+std::vector<std::int64_t> Config::integers(const char* key, std::int64_t min, std::int64_t max) const {
+  const std::string expected = "an array, each " + range(min, max);
+  std::vector<std::int64_t> result;
+  const json* array = find_array(key, expected);
+  if (array == nullptr) return result;
+  for (const json& value : *array) {
+    const auto number = integer_in(value, min, max);
+    if (!number) refuse(key, "with " + printable_value(value), expected);
+    result.push_back(*number);
+  }
+  return result;
+}
+
+std::vector<std::string> Config::texts(const char* key) const {
+  constexpr std::string_view kExpected = "an array of strings";
+  std::vector<std::string> result;
+  const json* array = find_array(key, kExpected);
+  if (array == nullptr) return result;
+  for (const json& value : *array) {
+    if (!value.is_string()) refuse(key, "with " + printable_value(value), kExpected);
+    result.push_back(value.get<std::string>());
+  }
+  return result;
+}
+
+void Config::refuse(const char* key, const std::string& value, std::string_view expected) const {
+  fail(Code::bad_data, "config: {}: {}{} is {}, expected {}", file_, prefix_, key, value, expected);
+}
+
+const json* Config::find(const char* key) const {
+  const auto found = object_.find(key);
+  return found == object_.end() || found->is_null() ? nullptr : &*found;
+}
+
+const json* Config::find_array(const char* key, std::string_view expected) const {
+  const json* value = find(key);
+  if (value != nullptr && !value->is_array()) refuse(key, printable_value(*value), expected);
+  return value;
+}
+
+}  // namespace switchyard

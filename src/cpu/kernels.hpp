@@ -1,0 +1,110 @@
+// Kernels: the operations that an instruction set provides. They check nothing, allocate nothing and throw nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "switchyard/cpu.hpp"
+#include "switchyard/route.hpp"
+#include "switchyard/types.hpp"
+
+namespace switchyard {
+
+// Packed weights are the same for every instruction set: panels of kPanel output features, each [depth][kPanel] f32 or
+// [depth / 2][kPanel][2] bf16, the depth padded with zeros to a multiple of kDepth.
+inline constexpr std::int64_t kPanel = 32;
+inline constexpr std::int64_t kDepth = 32;
+// A gated panel holds kPanel / 2 features: gates 0..7, ups 0..7, gates 8..15, ups 8..15, so that every vector width
+// finds gate and up of a feature within one tile.
+inline constexpr std::int64_t kGatedPanel = kPanel / 2;
+// Sums over lanes and elementwise functions run on this many virtual lanes on every instruction set.
+inline constexpr int kLanes = 16;
+static_assert(kMaxTopk % kLanes == 0, "the chosen experts of a token are processed in whole lanes");
+// Rows that one call of gemm takes at most: a multiple of the tile heights 6 and 13, and 5 MiB of rows at a depth of
+// 8192.
+inline constexpr std::int64_t kMaxGemmRows = 156;
+
+// How an output element is accumulated.
+enum class Math : std::int32_t {
+  f32,      // f32 weights, f32 rows: one FMA chain, ascending
+  widened,  // bf16 weights widened, f32 rows: the same chain, the same bits as f32 on widened weights
+  bf16,     // bf16 weights and rows, in pairs: odd element first, then even, as VDPBF16PS does; denormals are zero
+};
+
+struct GemmArgs {
+  Math math;
+  // Rows [row_count, depth] of f32 or bf16; row i stands at row_index[i], or at i without an index.
+  const void* rows;
+  DType rows_type;
+  std::int64_t rows_stride;
+  const std::int64_t* row_index;
+  std::int64_t row_count;
+  std::int64_t depth;
+  // Panels panel_begin .. panel_end of one packed matrix.
+  const std::byte* panels;
+  std::int64_t panel_bytes;
+  std::int64_t panel_begin;
+  std::int64_t panel_end;
+  std::int64_t padded_depth;
+  // out [row_count, all features padded to the panel]. Gated: act(gate) * up, half as wide, f32 or bf16. Else f32.
+  void* out;
+  DType out_type;
+  std::int64_t out_stride;
+  bool gated;
+  std::byte* scratch;  // gemm_scratch_bytes, aligned to 64
+};
+
+// For any instruction set: row tiles as f32 and a tile of sums for every row.
+constexpr std::size_t gemm_scratch_bytes(std::int64_t rows, std::int64_t padded_depth) {
+  return static_cast<std::size_t>(rows * (padded_depth + kPanel)) * sizeof(float);
+}
+
+// Tokens of logits [count, experts] → expert and weight [count, topk]; see switchyard/route.hpp for the rules.
+struct RouteArgs {
+  const float* logits;
+  std::int64_t stride;
+  std::int64_t count;
+  std::int32_t experts;
+  std::int32_t topk;
+  bool normalize;
+  std::int32_t* expert;
+  float* weight;
+};
+
+// y[t] = Σ_s weight[t,s] · rows[slot_to_row[t,s]] + shared_gate[t] · shared[t], in this order.
+struct CombineArgs {
+  const float* rows;
+  std::int64_t rows_stride;
+  const std::int64_t* slot_to_row;  // [count, topk], −1: off
+  const float* weight;              // [count, topk]
+  std::int32_t topk;
+  const float* shared;  // [count, hidden] or null
+  std::int64_t shared_stride;
+  const float* gate_logits;  // one per token at gate_stride, sigmoid is applied; null: 1
+  std::int64_t gate_stride;
+  std::int64_t count;
+  std::int64_t hidden;
+  void* out;
+  DType out_type;
+  std::int64_t out_stride;
+};
+
+// A loop that keeps one unit of the processor busy; returns the operations done.
+using PeakLoop = double (*)(std::int64_t iterations, float* sink);
+
+struct Kernels {
+  Isa isa;
+  void (*gemm)(const GemmArgs&);
+  void (*route)(const RouteArgs&);
+  void (*combine)(const CombineArgs&);
+  // Adds up f32 at `data`; for measuring bandwidth.
+  float (*read)(const float* data, std::int64_t count);
+  PeakLoop peak_fma;
+  PeakLoop peak_bf16;  // null: no such unit
+  PeakLoop peak_vnni;  // null: no such unit
+};
+
+// The table of the current instruction set; may be asked once per forward. Throws as current_isa.
+const Kernels& current_kernels();
+
+}  // namespace switchyard

@@ -1,0 +1,128 @@
+// AVX2 + FMA.
+#include <immintrin.h>
+
+#include "cpu/kernels.hpp"
+
+namespace switchyard {
+namespace {
+
+struct V {
+  using R = __m256;
+  static constexpr int kWidth = 8;
+  static constexpr int kTileRows = 6;
+  static constexpr bool kHasDot = false;
+  // 16 registers: up to 3 rows take the whole panel (12 sums, enough chains to hide the latency), more take half of it
+  // (12 sums).
+  static constexpr int tile_vectors(int rows) { return rows <= 3 ? 4 : 2; }
+
+  static R zero() { return _mm256_setzero_ps(); }
+  static R load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, R a) { _mm256_storeu_ps(p, a); }
+  static R broadcast(const float* p) { return _mm256_broadcast_ss(p); }
+  static R fma(R a, R b, R c) { return _mm256_fmadd_ps(a, b, c); }
+  static R even(const std::byte* pairs) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)), 16));
+  }
+  static R odd(const std::byte* pairs) {
+    return _mm256_and_ps(_mm256_loadu_ps(reinterpret_cast<const float*>(pairs)),
+                         _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000U))));
+  }
+  static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+};
+
+struct V16 {
+  __m256 low;
+  __m256 high;
+
+  static V16 set(float a) { return {_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
+  static V16 load(const float* p) { return load_halves(p, p + 8); }
+  static V16 load_halves(const float* p, const float* q) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(q)}; }
+  static V16 load_part(const float* p, std::int64_t count, float fill) {
+    alignas(32) float part[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      part[i] = i < count ? p[i] : fill;
+    }
+    return load(part);
+  }
+  static void store(float* p, V16 a) {
+    _mm256_storeu_ps(p, a.low);
+    _mm256_storeu_ps(p + 8, a.high);
+  }
+  static V16 add(V16 a, V16 b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+  static V16 sub(V16 a, V16 b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
+  static V16 mul(V16 a, V16 b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+  static V16 div(V16 a, V16 b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
+  static V16 fma(V16 a, V16 b, V16 c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+  }
+  // a < b ? a : b and a > b ? a : b: the second operand if one is NaN.
+  static V16 min(V16 a, V16 b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
+  static V16 max(V16 a, V16 b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+
+  template <int kCompare>
+  static V16 choose(V16 a, V16 b, V16 yes, V16 no) {
+    return {_mm256_blendv_ps(no.low, yes.low, _mm256_cmp_ps(a.low, b.low, kCompare)),
+            _mm256_blendv_ps(no.high, yes.high, _mm256_cmp_ps(a.high, b.high, kCompare))};
+  }
+  static V16 choose_less(V16 a, V16 b, V16 yes, V16 no) { return choose<_CMP_LT_OQ>(a, b, yes, no); }
+  static V16 choose_equal(V16 a, V16 b, V16 yes, V16 no) { return choose<_CMP_EQ_OQ>(a, b, yes, no); }
+  static V16 choose_nan(V16 a, V16 yes, V16 no) { return choose<_CMP_UNORD_Q>(a, a, yes, no); }
+  static bool any_less(V16 a, V16 b) {
+    const __m256 less =
+        _mm256_or_ps(_mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ), _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ));
+    return _mm256_movemask_ps(less) != 0;
+  }
+  // Lanes from `count` on become 0.
+  static V16 keep_first(V16 a, std::int64_t count) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i end = _mm256_set1_epi32(static_cast<int>(count < kLanes ? count : kLanes));
+    const __m256i low = _mm256_cmpgt_epi32(end, lane);
+    const __m256i high = _mm256_cmpgt_epi32(end, _mm256_add_epi32(lane, _mm256_set1_epi32(8)));
+    return {_mm256_and_ps(a.low, _mm256_castsi256_ps(low)), _mm256_and_ps(a.high, _mm256_castsi256_ps(high))};
+  }
+  // 2^(n − 1) from n + 1.5 · 2^23.
+  static V16 power_below(V16 shifted) { return {power(shifted.low), power(shifted.high)}; }
+
+  static V16 load_bf16(const std::uint16_t* p) { return {widen(p), widen(p + 8)}; }
+  static V16 round_to_bf16(V16 a) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(round(a.low), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(round(a.high), 16))};
+  }
+  static void store_bf16(std::uint16_t* p, V16 a) {
+    const __m256i mixed = _mm256_packus_epi32(round(a.low), round(a.high));  // low 0..3, high 0..3, low 4..7, high 4..7
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(mixed, 0xd8));
+  }
+
+ private:
+  static __m256 power(__m256 shifted) {
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(126 << 23)));
+  }
+  static __m256 widen(const std::uint16_t* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  }
+  // To nearest even in the low half of each lane; NaN becomes the quiet NaN of its sign.
+  static __m256i round(__m256 a) {
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0x80000000U))),
+                                          _mm256_set1_epi32(0x7fc00000));
+    const __m256 nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
+    return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(nan)), 16);
+  }
+};
+
+}  // namespace
+}  // namespace switchyard
+
+#include "cpu/flush_denormals_x86.hpp"
+#include "cpu/kernels_inl.hpp"
+
+namespace switchyard {
+
+extern const Kernels kKernelsAvx2;
+const Kernels kKernelsAvx2{Isa::avx2, gemm, route, combine, read, peak_fma, nullptr, nullptr};
+
+}  // namespace switchyard

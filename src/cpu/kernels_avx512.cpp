@@ -1,0 +1,15 @@
+// AVX-512 F, BW, DQ, VL.
+#include <immintrin.h>
+
+#include "cpu/flush_denormals_x86.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/kernels_inl.hpp"
+#include "cpu/no_dot_avx512.hpp"
+#include "cpu/vec_avx512.hpp"
+
+namespace switchyard {
+
+extern const Kernels kKernelsAvx512;
+const Kernels kKernelsAvx512{Isa::avx512, gemm, route, combine, read, peak_fma, nullptr, nullptr};
+
+}  // namespace switchyard

@@ -1,0 +1,16 @@
+// AVX-512 with VNNI: so far only its measured peak differs from AVX-512.
+#include <immintrin.h>
+
+#include "cpu/flush_denormals_x86.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/kernels_inl.hpp"
+#include "cpu/no_dot_avx512.hpp"
+#include "cpu/peak_vnni.hpp"
+#include "cpu/vec_avx512.hpp"
+
+namespace switchyard {
+
+extern const Kernels kKernelsAvx512Vnni;
+const Kernels kKernelsAvx512Vnni{Isa::avx512_vnni, gemm, route, combine, read, peak_fma, nullptr, peak_vnni};
+
+}  // namespace switchyard

@@ -1,0 +1,156 @@
+// Plain C++: what every other instruction set must agree with, bit for bit.
+#include <xmmintrin.h>
+
+#include <cstring>
+
+#include "cpu/kernels.hpp"
+
+namespace switchyard {
+namespace {
+
+float from_bits(std::uint32_t bits) {
+  float value = 0;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+std::uint32_t to_bits(float value) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+template <int kCount, class F>
+struct Lanes {
+  float lane[kCount];
+
+  template <class Make>
+  static F make(Make of_lane) {
+    F result;
+    for (int i = 0; i < kCount; ++i) {
+      result.lane[i] = of_lane(i);
+    }
+    return result;
+  }
+  static F set(float a) {
+    return make([=](int) { return a; });
+  }
+  static F load(const float* p) {
+    return make([=](int i) { return p[i]; });
+  }
+  static void store(float* p, const F& a) {
+    for (int i = 0; i < kCount; ++i) {
+      p[i] = a.lane[i];
+    }
+  }
+  static F fma(const F& a, const F& b, const F& c) {
+    return make([&](int i) { return __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i]); });
+  }
+};
+
+struct Lanes8 : Lanes<8, Lanes8> {};
+
+struct V : Lanes8 {
+  using R = Lanes8;
+  static constexpr int kWidth = 8;
+  static constexpr int kTileRows = 6;
+  static constexpr bool kHasDot = false;
+  static constexpr int tile_vectors(int) { return 1; }
+
+  static R zero() { return set(0.0F); }
+  static R broadcast(const float* p) { return set(*p); }
+  static R even(const std::byte* pairs) {
+    return make([=](int i) { return from_bits(pair(pairs, i) << 16); });
+  }
+  static R odd(const std::byte* pairs) {
+    return make([=](int i) { return from_bits(pair(pairs, i) & 0xffff0000U); });
+  }
+  static void prefetch(const std::byte*) {}
+
+ private:
+  static std::uint32_t pair(const std::byte* pairs, int i) {
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, pairs + 4 * i, sizeof bits);
+    return bits;
+  }
+};
+
+struct V16 : Lanes<kLanes, V16> {
+  static V16 load_halves(const float* p, const float* q) {
+    return make([=](int i) { return i < 8 ? p[i] : q[i - 8]; });
+  }
+  static V16 load_part(const float* p, std::int64_t count, float fill) {
+    return make([=](int i) { return i < count ? p[i] : fill; });
+  }
+  static V16 add(const V16& a, const V16& b) {
+    return make([&](int i) { return a.lane[i] + b.lane[i]; });
+  }
+  static V16 sub(const V16& a, const V16& b) {
+    return make([&](int i) { return a.lane[i] - b.lane[i]; });
+  }
+  static V16 mul(const V16& a, const V16& b) {
+    return make([&](int i) { return a.lane[i] * b.lane[i]; });
+  }
+  static V16 div(const V16& a, const V16& b) {
+    return make([&](int i) { return a.lane[i] / b.lane[i]; });
+  }
+  // The second operand if one is NaN.
+  static V16 min(const V16& a, const V16& b) { return choose_less(a, b, a, b); }
+  static V16 max(const V16& a, const V16& b) { return choose_less(b, a, a, b); }
+  static V16 choose_less(const V16& a, const V16& b, const V16& yes, const V16& no) {
+    return make([&](int i) { return a.lane[i] < b.lane[i] ? yes.lane[i] : no.lane[i]; });
+  }
+  static V16 choose_equal(const V16& a, const V16& b, const V16& yes, const V16& no) {
+    return make([&](int i) { return a.lane[i] == b.lane[i] ? yes.lane[i] : no.lane[i]; });
+  }
+  static V16 choose_nan(const V16& a, const V16& yes, const V16& no) {
+    return make([&](int i) { return a.lane[i] != a.lane[i] ? yes.lane[i] : no.lane[i]; });
+  }
+  static bool any_less(const V16& a, const V16& b) {
+    bool any = false;
+    for (int i = 0; i < kLanes; ++i) {
+      any = any || a.lane[i] < b.lane[i];
+    }
+    return any;
+  }
+  // Lanes from `count` on become 0.
+  static V16 keep_first(const V16& a, std::int64_t count) {
+    return make([&](int i) { return i < count ? a.lane[i] : 0.0F; });
+  }
+  // 2^(n − 1) from n + 1.5 · 2^23.
+  static V16 power_below(const V16& shifted) {
+    return make([&](int i) { return from_bits((to_bits(shifted.lane[i]) << 23) + (126U << 23)); });
+  }
+  static V16 load_bf16(const std::uint16_t* p) {
+    return make([=](int i) { return from_bits(static_cast<std::uint32_t>(p[i]) << 16); });
+  }
+  static V16 round_to_bf16(const V16& a) {
+    return make([&](int i) { return from_bits(static_cast<std::uint32_t>(round(a.lane[i])) << 16); });
+  }
+  static void store_bf16(std::uint16_t* p, const V16& a) {
+    for (int i = 0; i < kLanes; ++i) {
+      p[i] = round(a.lane[i]);
+    }
+  }
+
+ private:
+  // To nearest even; NaN becomes the quiet NaN of its sign.
+  static std::uint16_t round(float a) {
+    const std::uint32_t bits = to_bits(a);
+    const std::uint32_t rounded = a != a ? (bits & 0x80000000U) | 0x7fc00000U : bits + 0x7fffU + ((bits >> 16) & 1U);
+    return static_cast<std::uint16_t>(rounded >> 16);
+  }
+};
+
+}  // namespace
+}  // namespace switchyard
+
+#include "cpu/flush_denormals_x86.hpp"
+#include "cpu/kernels_inl.hpp"
+
+namespace switchyard {
+
+extern const Kernels kKernelsPlain;
+const Kernels kKernelsPlain{Isa::plain, gemm, route, combine, read, peak_fma, nullptr, nullptr};
+
+}  // namespace switchyard

@@ -1,0 +1,94 @@
+// The vectors of all AVX-512 sets; part of a kernel file, see kernels_inl.hpp. The file says kHasDot.
+
+namespace switchyard {
+namespace {
+
+struct V : Dot {
+  using R = __m512;
+  static constexpr int kWidth = 16;
+  // 32 registers: 26 sums, 2 (f32) or 4 (bf16 pairs widened) weights, one row element, one mask.
+  static constexpr int kTileRows = 13;
+  static constexpr int tile_vectors(int) { return 2; }
+
+  static R zero() { return _mm512_setzero_ps(); }
+  static R load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, R a) { _mm512_storeu_ps(p, a); }
+  static R broadcast(const float* p) { return _mm512_set1_ps(*p); }
+  static R fma(R a, R b, R c) { return _mm512_fmadd_ps(a, b, c); }
+  static R even(const std::byte* pairs) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16));
+  }
+  static R odd(const std::byte* pairs) {
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_loadu_si512(pairs), _mm512_set1_epi32(static_cast<int>(0xffff0000U))));
+  }
+  static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+};
+
+struct V16 {
+  __m512 all;
+
+  static V16 set(float a) { return {_mm512_set1_ps(a)}; }
+  static V16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static V16 load_halves(const float* p, const float* q) {
+    const __m512d low = _mm512_castpd256_pd512(_mm256_castps_pd(_mm256_loadu_ps(p)));
+    return {_mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(_mm256_loadu_ps(q)), 1))};
+  }
+  static V16 load_part(const float* p, std::int64_t count, float fill) {
+    return {_mm512_mask_loadu_ps(_mm512_set1_ps(fill), first(count), p)};
+  }
+  static void store(float* p, V16 a) { _mm512_storeu_ps(p, a.all); }
+  static V16 add(V16 a, V16 b) { return {_mm512_add_ps(a.all, b.all)}; }
+  static V16 sub(V16 a, V16 b) { return {_mm512_sub_ps(a.all, b.all)}; }
+  static V16 mul(V16 a, V16 b) { return {_mm512_mul_ps(a.all, b.all)}; }
+  static V16 div(V16 a, V16 b) { return {_mm512_div_ps(a.all, b.all)}; }
+  static V16 fma(V16 a, V16 b, V16 c) { return {_mm512_fmadd_ps(a.all, b.all, c.all)}; }
+  // a < b ? a : b and a > b ? a : b: the second operand if one is NaN.
+  static V16 min(V16 a, V16 b) { return {_mm512_min_ps(a.all, b.all)}; }
+  static V16 max(V16 a, V16 b) { return {_mm512_max_ps(a.all, b.all)}; }
+
+  static V16 choose_less(V16 a, V16 b, V16 yes, V16 no) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.all, b.all, _CMP_LT_OQ), no.all, yes.all)};
+  }
+  static V16 choose_equal(V16 a, V16 b, V16 yes, V16 no) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.all, b.all, _CMP_EQ_OQ), no.all, yes.all)};
+  }
+  static V16 choose_nan(V16 a, V16 yes, V16 no) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.all, a.all, _CMP_UNORD_Q), no.all, yes.all)};
+  }
+  static bool any_less(V16 a, V16 b) { return _mm512_cmp_ps_mask(a.all, b.all, _CMP_LT_OQ) != 0; }
+  // Lanes from `count` on become 0.
+  static V16 keep_first(V16 a, std::int64_t count) { return {_mm512_maskz_mov_ps(first(count), a.all)}; }
+  // 2^(n − 1) from n + 1.5 · 2^23.
+  static V16 power_below(V16 shifted) {
+    const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted.all), 23);
+    return {_mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(126 << 23)))};
+  }
+
+  static V16 load_bf16(const std::uint16_t* p) {
+    const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16))};
+  }
+  static V16 round_to_bf16(V16 a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(round(a.all), 16))}; }
+  static void store_bf16(std::uint16_t* p, V16 a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(round(a.all)));
+  }
+
+ private:
+  static __mmask16 first(std::int64_t count) {
+    return static_cast<__mmask16>(count < kLanes ? (1U << count) - 1U : 0xffffU);
+  }
+  // To nearest even in the low half of each lane; NaN becomes the quiet NaN of its sign.
+  static __m512i round(__m512 a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+    const __m512i quiet = _mm512_or_si512(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0x80000000U))),
+                                          _mm512_set1_epi32(0x7fc00000));
+    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    return _mm512_srli_epi32(_mm512_mask_blend_epi32(nan, rounded, quiet), 16);
+  }
+};
+
+}  // namespace
+}  // namespace switchyard

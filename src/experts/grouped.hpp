@@ -1,0 +1,45 @@
+// The grouped GEMM: rows of many experts in one queue of pieces.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+#include "experts/packed.hpp"
+#include "layer/carve.hpp"
+
+namespace switchyard {
+
+// For matrix e: out[r] = rows[row_index[r]] · weights[e]ᵀ for r in offset[e] .. offset[e+1], see GemmArgs.
+struct GroupedGemm {
+  const PackedMatrices* weights = nullptr;
+  std::int32_t count = 0;  // matrices
+  const std::int64_t* offset = nullptr;
+  Math math = Math::f32;
+  ConstMatrix rows;                         // [*, depth]
+  const std::int64_t* row_index = nullptr;  // null: row r itself
+  void* out = nullptr;                      // [R, weights->out_width()]
+  DType out_type = DType::f32;
+};
+
+// Work for one thread: rows of one matrix times some of its panels.
+struct Piece {
+  std::int32_t matrix;
+  std::int64_t row_begin;
+  std::int64_t row_end;
+  std::int64_t panel_begin;
+  std::int64_t panel_end;
+};
+
+struct GroupedMemory {
+  Piece* pieces;
+  std::byte* scratch;  // [threads, scratch_bytes]
+  std::size_t scratch_bytes;
+};
+
+// Memory for any GroupedGemm of up to `rows` rows and `padded_depth`, over `count` matrices.
+GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::int64_t padded_depth,
+                            int threads);
+
+void run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Kernels& kernels, const Threads& threads);
+
+}  // namespace switchyard

@@ -1,0 +1,58 @@
+// Packed weights: matrices in the panels that the kernels read; see cpu/kernels.hpp for their layout.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+#include "cpu/memory.hpp"
+#include "switchyard/experts.hpp"
+
+namespace switchyard {
+
+// The largest hidden or ffn size: keeps sizes of a matrix in 64 bits with room to spare.
+inline constexpr std::int64_t kMaxFeatures = std::int64_t{1} << 31;
+
+// `count` matrices [features, depth] of one size. Gated ones hold two matrices, gate and up, interleaved.
+class PackedMatrices {
+ public:
+  PackedMatrices() = default;
+  PackedMatrices(std::int32_t count, std::int64_t features, std::int64_t depth, bool gated, Format format);
+
+  // Packs one matrix; `up` is read only if gated. All of `threads` take part.
+  void pack(std::int32_t matrix, const WeightView& view, const WeightView& up, const Threads& threads);
+
+  Format format() const { return format_; }
+  bool gated() const { return gated_; }
+  std::int64_t depth() const { return depth_; }
+  std::int64_t padded_depth() const { return padded_depth_; }
+  std::int64_t panels() const { return panels_; }
+  std::int64_t panel_bytes() const { return panel_bytes_; }
+  // Width of an output row: the features padded to whole panels.
+  std::int64_t out_width() const { return panels_ * (gated_ ? kGatedPanel : kPanel); }
+  std::size_t bytes() const { return buffer_.bytes(); }
+  bool empty() const { return panels_ == 0; }
+  const std::byte* matrix(std::int32_t index) const { return buffer_.data() + index * panels_ * panel_bytes_; }
+
+ private:
+  Format format_ = Format::f32;
+  bool gated_ = false;
+  std::int64_t features_ = 0;
+  std::int64_t depth_ = 0;
+  std::int64_t padded_depth_ = 0;
+  std::int64_t panels_ = 0;
+  std::int64_t panel_bytes_ = 0;
+  PageBuffer buffer_;
+};
+
+struct ExpertWeights::Packed {
+  ExpertShape shape;
+  Format format = Format::f32;
+  PackedMatrices up;    // gate and up, [F,H] each
+  PackedMatrices down;  // [H,F]
+};
+
+// Throws invalid_argument, naming `what`, unless the view has data of a type that packs.
+void check_weight(const WeightView& view, const char* what);
+
+}  // namespace switchyard

@@ -1,0 +1,131 @@
+#include <algorithm>
+
+#include "fail.hpp"
+#include "layer/parts.hpp"
+
+namespace switchyard {
+namespace {
+
+// Rows of one chunk between the GEMMs and before combine. Large enough that a real layer's experts get some 50 rows or
+// more per chunk, where computing takes several times as long as reading the weights again (8 tokens · 90 KiB of a
+// Qwen3-30B layer: 745 tokens).
+constexpr std::int64_t kChunkBytes = std::int64_t{64} << 20;
+constexpr std::int64_t kFewestTokens = 16;
+
+std::int64_t row_bytes(const ExpertWeights& experts, DType activations) {
+  const ExpertWeights::Packed& packed = experts.packed();
+  return packed.up.out_width() * static_cast<std::int64_t>(dtype_bytes(activations)) +
+         packed.down.out_width() * static_cast<std::int64_t>(sizeof(float));
+}
+
+std::int64_t chunk_tokens(const Layer::Parts& parts, std::int64_t tokens, std::int32_t topk) {
+  const DType activations = parts.options.activations;
+  const std::int64_t token_bytes =
+      row_bytes(parts.experts, activations) * topk + (parts.shared ? row_bytes(*parts.shared, activations) : 0);
+  return std::min(tokens, std::max(kFewestTokens, kChunkBytes / token_bytes));
+}
+
+// The deepest and the most numerous of all GEMMs of a forward.
+GroupedMemory carve_gemms(Carver& carver, const Layer::Parts& parts, std::int64_t rows, bool with_router) {
+  std::int64_t depth = std::max(parts.experts.packed().up.padded_depth(), parts.experts.packed().down.padded_depth());
+  if (parts.shared) {
+    depth = std::max(depth, parts.shared->packed().down.padded_depth());
+  }
+  if (with_router) {
+    depth = std::max(depth, parts.router.weight.padded_depth());
+  }
+  return carve_grouped(carver, rows, parts.experts.shape().experts, depth, parts.options.threads.count());
+}
+
+void check_matrix(const char* name, const void* data, DType dtype, std::int64_t rows, std::int64_t cols,
+                  std::int64_t stride, std::int64_t hidden) {
+  if (dtype != DType::f32 && dtype != DType::bf16) {
+    fail(Code::invalid_argument, "layer: {} is {}, expected f32 or bf16", name, dtype_name(dtype));
+  }
+  if (rows < 0 || rows > kMaxTokens || cols != hidden || stride < cols || stride > kMaxFeatures) {
+    fail(Code::invalid_argument,
+         "layer: {} is [{}, {}] with stride {}, expected 0..{} tokens, {} columns and a stride of {}..{}", name, rows,
+         cols, stride, kMaxTokens, hidden, hidden, kMaxFeatures);
+  }
+  if (rows > 0 && data == nullptr) {
+    fail(Code::invalid_argument, "layer: {} has no data, expected [{}, {}]", name, rows, cols);
+  }
+}
+
+}  // namespace
+
+ForwardMemory carve_forward(Carver& carver, const Layer::Parts& parts, std::int64_t tokens, std::int32_t topk,
+                            bool with_router) {
+  ForwardMemory memory{};
+  if (with_router) {
+    memory.expert = carver.take<std::int32_t>(tokens * topk);
+    memory.weight = carver.take<float>(tokens * topk);
+    memory.router = carve_router(carver, parts.router, tokens);
+  }
+  ChunkMemory& chunk = memory.chunk;
+  chunk.tokens = chunk_tokens(parts, tokens, topk);
+  const std::int64_t rows = chunk.tokens * topk;
+  const int threads = parts.options.threads.count();
+  const auto activation = static_cast<std::int64_t>(dtype_bytes(parts.options.activations));
+  chunk.plan = carve_plan(carver, chunk.tokens, topk, parts.experts.shape().experts, threads);
+  chunk.grouped = carve_gemms(carver, parts, std::max(rows, memory.router.chunk), with_router);
+  chunk.h = carver.take<std::byte>(rows * parts.experts.packed().up.out_width() * activation);
+  chunk.out = carver.take<float>(rows * parts.experts.packed().down.out_width());
+  if (parts.shared) {
+    chunk.shared_h = carver.take<std::byte>(chunk.tokens * parts.shared->packed().up.out_width() * activation);
+    chunk.shared_out = carver.take<float>(chunk.tokens * parts.shared->packed().down.out_width());
+    chunk.gate_logits = carver.take<float>(chunk.tokens * parts.shared_gate.out_width());
+  }
+  return memory;
+}
+
+std::size_t forward_bytes(const Layer::Parts& parts, std::int64_t tokens, std::int32_t topk, bool with_router) {
+  if (tokens < 0 || tokens > kMaxTokens || topk < 1 || topk > kMaxTopk) {
+    fail(Code::invalid_argument, "layer: found {} tokens and {} slots, expected 0..{} and 1..{}", tokens, topk,
+         kMaxTokens, kMaxTopk);
+  }
+  Carver carver;
+  carve_forward(carver, parts, tokens, topk, with_router);
+  return carver.bytes();
+}
+
+void check_router(const Layer::Parts& parts) {
+  if (parts.router.weight.empty()) {
+    fail(Code::invalid_argument, "layer: it was made without a router, expected a forward with a given routing");
+  }
+}
+
+void check_matrices(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& y) {
+  check_matrix("x", x.data, x.dtype, x.rows, x.cols, x.stride, parts.hidden);
+  check_matrix("y", y.data, y.dtype, y.rows, y.cols, y.stride, parts.hidden);
+  if (y.rows != x.rows) {
+    fail(Code::invalid_argument, "layer: y has {} rows, expected {} as x", y.rows, x.rows);
+  }
+  const auto bytes = [](const auto& m) { return m.rows * m.stride * static_cast<std::int64_t>(dtype_bytes(m.dtype)); };
+  const auto* x_begin = static_cast<const std::byte*>(x.data);
+  const auto* y_begin = static_cast<const std::byte*>(y.data);
+  if (x.rows > 0 && x_begin < y_begin + bytes(y) && y_begin < x_begin + bytes(x)) {
+    fail(Code::invalid_argument, "layer: x and y overlap, expected separate memory");
+  }
+}
+
+void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routing& routing) {
+  if (routing.tokens != x.rows || routing.topk < 1 || routing.topk > kMaxTopk) {
+    fail(Code::invalid_argument, "layer: found a routing of [{}, {}], expected {} tokens and 1..{} slots",
+         routing.tokens, routing.topk, x.rows, kMaxTopk);
+  }
+  if (x.rows > 0 && (routing.expert == nullptr || routing.weight == nullptr)) {
+    fail(Code::invalid_argument, "layer: the routing has no experts or no weights, expected both for {} tokens",
+         x.rows);
+  }
+  check_experts(routing.expert, routing.tokens, routing.topk, parts.experts.shape().experts);
+}
+
+void check_workspace(const Workspace& workspace, std::size_t needed) {
+  if (workspace.bytes() < needed) {
+    fail(Code::invalid_argument, "layer: found a workspace of {} bytes, expected at least {}", workspace.bytes(),
+         needed);
+  }
+}
+
+}  // namespace switchyard

@@ -1,0 +1,57 @@
+// What a layer holds, the memory of its forwards and the checks at its border.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "experts/grouped.hpp"
+#include "experts/packed.hpp"
+#include "layer/carve.hpp"
+#include "plan/build.hpp"
+#include "route/router.hpp"
+#include "switchyard/layer.hpp"
+
+namespace switchyard {
+
+struct Layer::Parts {
+  std::int64_t hidden;
+  LayerOptions options;
+  Router router;  // an empty weight: only forwards with a given routing
+  ExpertWeights experts;
+  std::optional<ExpertWeights> shared;
+  PackedMatrices shared_gate;  // [1,H] f32; empty: plain sum
+};
+
+// For one chunk of tokens.
+struct ChunkMemory {
+  std::int64_t tokens;
+  PlanMemory plan;
+  GroupedMemory grouped;
+  std::byte* h;  // [tokens · topk, ffn padded] of the activations' type
+  float* out;    // [tokens · topk, hidden padded]
+  std::byte* shared_h;
+  float* shared_out;   // [tokens, hidden padded]
+  float* gate_logits;  // [tokens, kPanel]
+};
+
+struct ForwardMemory {
+  std::int32_t* expert;  // [T,K], with_router only
+  float* weight;         // [T,K], with_router only
+  RouterMemory router;
+  ChunkMemory chunk;
+};
+
+// The one function that sizes and carves the workspace of a forward.
+ForwardMemory carve_forward(Carver& carver, const Layer::Parts& parts, std::int64_t tokens, std::int32_t topk,
+                            bool with_router);
+
+// What carve_forward takes. Throws invalid_argument.
+std::size_t forward_bytes(const Layer::Parts& parts, std::int64_t tokens, std::int32_t topk, bool with_router);
+
+// Throw invalid_argument.
+void check_router(const Layer::Parts& parts);
+void check_matrices(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& y);
+void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routing& routing);
+void check_workspace(const Workspace& workspace, std::size_t needed);
+
+}  // namespace switchyard

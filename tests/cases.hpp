@@ -1,0 +1,40 @@
+// The one table of layer shapes, for tests and benchmarks.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+namespace switchyard {
+
+struct LayerCase {
+  std::string_view name;
+  std::int64_t hidden;
+  std::int64_t ffn;
+  std::int32_t experts;
+  std::int32_t topk;
+};
+
+// Shapes of released models, and a small one that a benchmark is done with soon.
+inline constexpr std::array<LayerCase, 5> kBenchCases{{
+    {"a", 2048, 1024, 64, 8},  // OLMoE-1B-7B
+    {"b", 2048, 768, 128, 8},  // Qwen3-30B-A3B
+    {"c", 4096, 3584, 8, 2},   // few large experts
+    {"d", 3584, 1024, 64, 8},  // hidden far larger than ffn
+    {"s", 512, 256, 32, 4},    // small
+}};
+
+// Shapes that a test is done with soon: one that is regular, and what kernels trip over.
+inline constexpr std::array<LayerCase, 6> kTestCases{{
+    {"h128_f96_e64_k8", 128, 96, 64, 8},
+    {"h72_f44_e10_k3", 72, 44, 10, 3},  // no multiples of 16
+    {"h33_f17_e5_k5", 33, 17, 5, 5},    // odd, and K = E
+    {"h64_f64_e1_k1", 64, 64, 1, 1},    // one expert
+    {"h8_f8_e3_k2", 8, 8, 3, 2},        // less than a vector
+    {"s", 512, 256, 32, 4},
+}};
+
+inline constexpr std::array<std::int64_t, 5> kTestTokens{0, 1, 2, 17, 96};
+inline constexpr std::array<std::int64_t, 5> kBenchTokens{1, 16, 64, 256, 1024};
+
+}  // namespace switchyard
