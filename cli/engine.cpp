@@ -270,6 +270,20 @@ void check_expectation(const ModelRun& run) {
   }
 }
 
+std::string agreement_text(const ModelRun& run) {
+  double difference = 0;
+  std::int64_t same = 0;
+  std::int64_t tokens = 0;
+  for (const LayerRun& layer : run.layers) {
+    if (!layer.comparison) return "";
+    difference = std::max(difference, layer.comparison->difference);
+    same += layer.comparison->same_sets;
+    tokens += layer.tokens;
+  }
+  return fmt::format("as expected: outputs within {:.1e} of the largest value, the same experts for {} of {} tokens\n",
+                     difference, same, tokens);
+}
+
 std::string facts_text(const ModelRun& run) {
   const ModelInfo& model = run.model;
   std::string text =

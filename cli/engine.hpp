@@ -61,6 +61,9 @@ ModelRun run_layers(const RunOptions& options);
 // Throws mismatch naming the first layer whose comparison does not hold.
 void check_expectation(const ModelRun& run);
 
+// What check_expectation found good: how close, how many tokens with the expected experts. Empty without comparisons.
+std::string agreement_text(const ModelRun& run);
+
 // The facts and the table of layers, as `run` prints them.
 std::string facts_text(const ModelRun& run);
 std::string layers_text(const ModelRun& run);

@@ -26,7 +26,7 @@ struct Options {
 
 void add_threads(CLI::App* command, int& threads) {
   command->add_option("--threads", threads, "Threads; default: all processors this process may use")
-      ->check(CLI::Range(1, kMaxThreads))
+      ->check(CLI::Range(1, kMaxThreads).description(""))
       ->type_name("N");
 }
 
@@ -71,7 +71,7 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
       ->type_name("CONFIG");
   command->add_option("--tokens", options.tokens, "Numbers of tokens; default: 1,16,64,256,1024")
       ->delimiter(',')
-      ->check(CLI::Range(std::int64_t{1}, kMaxBenchTokens))
+      ->check(CLI::Range(std::int64_t{1}, kMaxBenchTokens).description(""))
       ->type_name("LIST");
   command->add_option("--dtype", options.dtype, "Type of weights and activations: f32 (default) or bf16")
       ->transform(CLI::CheckedTransformer(kDTypes).description(""))
@@ -114,6 +114,7 @@ void run_command(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() != 0) throw Error(Code::invalid_argument, error.what());
     app.exit(error);  // prints the help or the version
+    return;
   }
   if (*inspect_command) inspect(options.inspect);
   if (*run_subcommand) run(options.run);

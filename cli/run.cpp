@@ -74,6 +74,7 @@ void run(const RunOptions& options) {
     fmt::print("report: {}\n", options.report.string());
   }
   check_expectation(result);
+  fmt::print("{}", agreement_text(result));
 }
 
 }  // namespace switchyard::cli

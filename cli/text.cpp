@@ -53,11 +53,11 @@ std::string TextTable::text() const {
 }
 
 std::string bars_text(std::span<const std::int64_t> values) {
-  constexpr std::array<const char*, 9> kBars{" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+  constexpr std::array<const char*, 9> kBars{"·", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
   const std::int64_t largest = values.empty() ? 0 : *std::max_element(values.begin(), values.end());
   std::string text;
   for (const std::int64_t value : values) {
-    // Only what is zero is shown as nothing.
+    // Only what is zero has no bar.
     const double share = largest > 0 ? static_cast<double>(value) / static_cast<double>(largest) : 0;
     text += kBars[value == 0 ? 0 : std::clamp<std::size_t>(static_cast<std::size_t>(share * 8 + 0.5), 1, 8)];
   }

@@ -9,6 +9,8 @@
 #include <filesystem>
 #include <fstream>
 #include <initializer_list>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -46,13 +48,13 @@ inline void write_text(const std::filesystem::path& path, std::string_view text)
   ASSERT_TRUE(file.good());
 }
 
-// Owns the bytes of the tensors it lists.
+// Owns the bytes of the tensors it lists, together with its copies.
 class TensorList {
  public:
   void add(std::string name, DType dtype, std::vector<std::int64_t> shape, const void* data, std::size_t bytes) {
-    bytes_.emplace_back(bytes);
-    if (bytes > 0) std::memcpy(bytes_.back().data(), data, bytes);
-    tensors_.push_back({std::move(name), dtype, std::move(shape), bytes_.back().data(), bytes});
+    bytes_.push_back(std::make_shared<std::vector<std::byte>>(bytes));
+    if (bytes > 0) std::memcpy(bytes_.back()->data(), data, bytes);
+    tensors_.push_back({std::move(name), dtype, std::move(shape), bytes_.back()->data(), bytes});
   }
   void add(std::string name, std::vector<std::int64_t> shape, const std::vector<float>& values) {
     add(std::move(name), DType::f32, std::move(shape), values.data(), values.size() * sizeof(float));
@@ -61,9 +63,26 @@ class TensorList {
   const std::vector<Tensor>& tensors() const { return tensors_; }
 
  private:
-  std::vector<std::vector<std::byte>> bytes_;  // a moved inner vector keeps its memory
+  std::vector<std::shared_ptr<std::vector<std::byte>>> bytes_;
   std::vector<Tensor> tensors_;
 };
+
+// A safetensors file: the header with its length, and that many bytes of 1 as data.
+inline std::string safetensors_of(std::string_view header, std::size_t data_bytes) {
+  std::string length;
+  for (int i = 0; i < 8; ++i) length.push_back(static_cast<char>(header.size() >> (8 * i) & 0xFF));
+  return length + std::string(header) + std::string(data_bytes, '\1');
+}
+
+// Four tensors: one that leaves the next unaligned, one without dimensions, one without elements.
+inline TensorList small_tensors() {
+  TensorList list;
+  list.add("odd", DType::u8, {3}, "abc", 3);
+  list.add("a.weight", {2, 3}, {1, 2, 3, 4, 5, 6});
+  list.add("scalar", {}, {7});
+  list.add("none", {0, 4}, {});
+  return list;
+}
 
 // Runs `action`, which must throw an Error of that code whose message has all of `parts`.
 template <class Action>

@@ -90,7 +90,7 @@ std::vector<std::int64_t> Config::integers(const char* key, std::int64_t min, st
   if (array == nullptr) return result;
   for (const json& value : *array) {
     const auto number = integer_in(value, min, max);
-    if (!number) refuse(key, "with " + printable_value(value), expected);
+    if (!number) refuse(key, "an array with " + printable_value(value), expected);
     result.push_back(*number);
   }
   return result;
@@ -102,7 +102,7 @@ std::vector<std::string> Config::texts(const char* key) const {
   const json* array = find_array(key, kExpected);
   if (array == nullptr) return result;
   for (const json& value : *array) {
-    if (!value.is_string()) refuse(key, "with " + printable_value(value), kExpected);
+    if (!value.is_string()) refuse(key, "an array with " + printable_value(value), kExpected);
     result.push_back(value.get<std::string>());
   }
   return result;

@@ -117,8 +117,11 @@ struct V16 {
 }  // namespace
 }  // namespace switchyard
 
+// Parts of this file, in this order.
+// clang-format off
 #include "cpu/flush_denormals_x86.hpp"
 #include "cpu/kernels_inl.hpp"
+// clang-format on
 
 namespace switchyard {
 

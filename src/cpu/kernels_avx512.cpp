@@ -1,11 +1,15 @@
 // AVX-512 F, BW, DQ, VL.
 #include <immintrin.h>
 
-#include "cpu/flush_denormals_x86.hpp"
 #include "cpu/kernels.hpp"
-#include "cpu/kernels_inl.hpp"
+
+// Parts of this file, in this order.
+// clang-format off
 #include "cpu/no_dot_avx512.hpp"
 #include "cpu/vec_avx512.hpp"
+#include "cpu/flush_denormals_x86.hpp"
+#include "cpu/kernels_inl.hpp"
+// clang-format on
 
 namespace switchyard {
 

@@ -17,10 +17,13 @@ struct Dot {
 }  // namespace
 }  // namespace switchyard
 
+// Parts of this file, in this order.
+// clang-format off
+#include "cpu/vec_avx512.hpp"
 #include "cpu/flush_denormals_x86.hpp"
 #include "cpu/kernels_inl.hpp"
 #include "cpu/peak_vnni.hpp"
-#include "cpu/vec_avx512.hpp"
+// clang-format on
 
 namespace switchyard {
 namespace {

@@ -1,0 +1,464 @@
+/* The C API, C11. The C++ headers beside it say what is computed; this one says how it is called from C.
+ *
+ * Conventions
+ *
+ * 1. Return values. A function that can fail returns a switchyard_status: SWITCHYARD_OK or the kind of failure, and
+ *    switchyard_last_error() then says what happened. Nothing is written to an out-parameter by a call that failed, but
+ *    for handles, which become NULL. Other functions cannot fail and return their value. No C++ exception leaves.
+ *
+ * 2. Ownership. A handle (switchyard_layer, switchyard_model, switchyard_tensor_file) comes from a _create or _open
+ *    function and is the caller's until its _destroy. A handle does not need the one it was made from. Pointers that
+ *    a handle gives out are the handle's, and hold until its _destroy; nothing given out is to be freed. Pointers that
+ *    a caller gives are read or written during the call only, but for `run` and `host` of the threads of a layer, which
+ *    must live as long as the layer.
+ *
+ * 3. NULL. _destroy(NULL) does nothing. An argument may be NULL where its comment says what NULL means; else it is
+ *    SWITCHYARD_INVALID_ARGUMENT, or 0 or NULL from a function without a status. Data of a matrix may be NULL if it has
+ *    no rows.
+ *
+ * 4. Threads. Handles are immutable: any number of threads may use one at a time, until one destroys it. A workspace
+ *    and an output belong to one call at a time. The message of switchyard_last_error() is kept per thread. Calls to
+ *    callbacks come from the calling thread, but for the `run` that a caller hands in, which chooses threads itself.
+ *
+ * 5. Structs. A struct whose first field is struct_size may get more fields at its end in a later version. Set
+ *    struct_size to its sizeof and all that is not wanted to 0, also in a struct that the library fills:
+ *    `switchyard_layer_options options = {.struct_size = sizeof options};`. 0 is the default of every field that has
+ *    one. A caller from before a field was added gets what it got. A field that the library does not know yet and that
+ *    is not 0 is SWITCHYARD_NOT_SUPPORTED; in a struct to fill it stays as it was. Structs without struct_size never
+ *    change.
+ *
+ * 6. Numbers of statuses and enumerations are pinned. Counts of tokens and rows are int64_t, ids and small counts
+ *    int32_t, memory size_t. Truth is 0 or 1 in an int32_t. Shapes are row-major, in brackets: T tokens, H hidden, F
+ *    ffn, E experts, K slots. Text is UTF-8 and ends with 0.
+ */
+#ifndef SWITCHYARD_SWITCHYARD_H
+#define SWITCHYARD_SWITCHYARD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "switchyard/export.hpp"  /* macros alone, as the next one */
+#include "switchyard/version.hpp" /* SWITCHYARD_VERSION_MAJOR, _MINOR, _PATCH of this header */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Version and errors. */
+
+/* Of the library that runs: "0.1.0". Static. */
+SWITCHYARD_API const char* switchyard_version(void);
+
+typedef int32_t switchyard_status;
+enum {
+  SWITCHYARD_OK = 0,
+  SWITCHYARD_INTERNAL = 1,         /* a defect of the library */
+  SWITCHYARD_INVALID_ARGUMENT = 2, /* the caller's fault: sizes, ids, options */
+  SWITCHYARD_NOT_SUPPORTED = 3,    /* understood, but not in this build, on this machine or in this version */
+  SWITCHYARD_IO = 4,               /* the operating system refused: missing file, no space, no permission */
+  SWITCHYARD_BAD_DATA = 5,         /* a file is damaged or does not fit what it says of itself */
+  SWITCHYARD_MISMATCH = 6,         /* the command line only */
+  SWITCHYARD_OUT_OF_MEMORY = 7
+};
+
+/* What went wrong in the last call of this thread that failed: `step: what was found where, what was expected`. "" if
+ * none has. Holds until the next failure on this thread, or the thread's end. */
+SWITCHYARD_API const char* switchyard_last_error(void);
+
+/* "ok", "invalid argument", ...; "unknown code" for other numbers. Static. */
+SWITCHYARD_API const char* switchyard_status_name(switchyard_status status);
+
+/* Instruction sets. */
+
+/* Worst first. f32 and bf16 results have the same bits on all of them. */
+typedef int32_t switchyard_isa;
+enum {
+  SWITCHYARD_ISA_PLAIN = 0,
+  SWITCHYARD_ISA_AVX2 = 1,        /* AVX2 + FMA */
+  SWITCHYARD_ISA_AVX512 = 2,      /* AVX-512 F, BW, DQ, VL */
+  SWITCHYARD_ISA_AVX512_VNNI = 3, /* + VNNI */
+  SWITCHYARD_ISA_AVX512_BF16 = 4  /* + VNNI + BF16 */
+};
+
+/* "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16"; "unknown" for other numbers. Static. */
+SWITCHYARD_API const char* switchyard_isa_name(switchyard_isa isa);
+
+/* Every set that the build knows, [count], best first. Static. */
+SWITCHYARD_API const switchyard_isa* switchyard_known_isas(size_t* count);
+
+/* The sets that the processor has and the operating system enables, [count], best first. Static. NULL and a count of 0
+ * if memory ran out. */
+SWITCHYARD_API const switchyard_isa* switchyard_available_isas(size_t* count);
+
+/* The set that forwards use: the best available one, unless SWITCHYARD_ISA in the environment names another or one was
+ * set. SWITCHYARD_NOT_SUPPORTED if the environment names a set that is unknown or not available here. */
+SWITCHYARD_API switchyard_status switchyard_current_isa(switchyard_isa* isa);
+
+/* Chooses the set of that name for forwards that start after the call, on all threads. SWITCHYARD_INVALID_ARGUMENT if
+ * the name is unknown, SWITCHYARD_NOT_SUPPORTED if the set is not available here. */
+SWITCHYARD_API switchyard_status switchyard_set_isa(const char* name);
+
+/* Element types and views. */
+
+typedef int32_t switchyard_dtype;
+enum {
+  SWITCHYARD_DTYPE_F32 = 0,
+  SWITCHYARD_DTYPE_BF16 = 1,
+  SWITCHYARD_DTYPE_F16 = 2,
+  SWITCHYARD_DTYPE_F64 = 3,
+  SWITCHYARD_DTYPE_I8 = 4,
+  SWITCHYARD_DTYPE_U8 = 5,
+  SWITCHYARD_DTYPE_I16 = 6,
+  SWITCHYARD_DTYPE_U16 = 7,
+  SWITCHYARD_DTYPE_I32 = 8,
+  SWITCHYARD_DTYPE_U32 = 9,
+  SWITCHYARD_DTYPE_I64 = 10,
+  SWITCHYARD_DTYPE_U64 = 11,
+  SWITCHYARD_DTYPE_BOOLEAN = 12,
+  SWITCHYARD_DTYPE_F8_E4M3 = 13,
+  SWITCHYARD_DTYPE_F8_E5M2 = 14,
+  SWITCHYARD_DTYPE_F8_E8M0 = 15
+};
+
+/* Bytes of one element; 0 for other numbers. */
+SWITCHYARD_API size_t switchyard_dtype_bytes(switchyard_dtype dtype);
+/* "f32", "bf16", ...; "unknown" for other numbers. Static. */
+SWITCHYARD_API const char* switchyard_dtype_name(switchyard_dtype dtype);
+
+/* Rows [rows, cols] of the caller's memory. stride: distance of two rows in elements, >= cols; 0 stands for cols. */
+typedef struct switchyard_const_matrix {
+  const void* data;
+  switchyard_dtype dtype;
+  int64_t rows;
+  int64_t cols;
+  int64_t stride;
+} switchyard_const_matrix;
+
+/* The same, written to. */
+typedef struct switchyard_matrix {
+  void* data;
+  switchyard_dtype dtype;
+  int64_t rows;
+  int64_t cols;
+  int64_t stride;
+} switchyard_matrix;
+
+/* A weight [out, in], f32, bf16 or f16: element (o, i) is at data + (o * out_stride + i * in_stride) elements. Both
+ * strides 0 stand for a dense [out, in]. data NULL: there is no such weight. */
+typedef struct switchyard_weight_view {
+  const void* data;
+  switchyard_dtype dtype;
+  int64_t out_stride;
+  int64_t in_stride;
+} switchyard_weight_view;
+
+/* Threads. */
+
+typedef void (*switchyard_body)(void* data, int worker);
+
+/* Runs work on threads of the host: must call body(data, 0) and may call body(data, w) for other w in [1, workers),
+ * each at most once, at the same time or one after the other; returns when all have returned. Must not throw or jump
+ * out. */
+typedef void (*switchyard_run)(void* host, int workers, switchyard_body body, void* data);
+
+/* Who does the work; wherever a pointer to it is taken, NULL stands for all zero: the pool with all processors. */
+typedef struct switchyard_threads {
+  uint32_t struct_size;
+  int32_t count;      /* 1..1024; without run, 0 or less: all processors that this process may use */
+  switchyard_run run; /* NULL: the caller's thread and workers of the one pool of this process */
+  void* host;         /* handed to run */
+} switchyard_threads;
+
+/* How many workers these threads are. SWITCHYARD_INVALID_ARGUMENT for a count out of range; SWITCHYARD_OUT_OF_MEMORY if
+ * the pool cannot start them. */
+SWITCHYARD_API switchyard_status switchyard_threads_count(const switchyard_threads* threads, int32_t* count);
+
+/* Makes the calls that switchyard_run describes, on these threads. Errors: as switchyard_threads_count. */
+SWITCHYARD_API switchyard_status switchyard_threads_run(const switchyard_threads* threads, switchyard_body body,
+                                                        void* data);
+
+/* Routing. */
+
+typedef int32_t switchyard_score;
+enum {
+  SWITCHYARD_SCORE_SOFTMAX = 0 /* softmax of the logits over all experts */
+};
+
+enum { SWITCHYARD_MAX_TOPK = 64, SWITCHYARD_MAX_EXPERTS = 65536 };
+#define SWITCHYARD_MAX_TOKENS (INT64_C(1) << 40)
+
+typedef struct switchyard_router_options {
+  uint32_t struct_size;
+  int32_t topk; /* K: 1..min(E, SWITCHYARD_MAX_TOPK); no default */
+  switchyard_score score;
+  int32_t normalize; /* 1: divide the K chosen scores by their sum */
+} switchyard_router_options;
+
+/* Chooses experts for logits [T,E], f32. Writes expert [T,K] and weight [T,K], the caller's, with K = options->topk:
+ * score descending, then expert id ascending; NaN counts as -inf; never a duplicate. A token's bits depend on its own
+ * logits alone. SWITCHYARD_INVALID_ARGUMENT for sizes that do not fit, before any work. */
+SWITCHYARD_API switchyard_status switchyard_route_logits(switchyard_const_matrix logits,
+                                                         const switchyard_router_options* options, int32_t* expert,
+                                                         float* weight, const switchyard_threads* threads);
+
+/* Plan. */
+
+/* Memory for a plan or a forward is the caller's, aligned to this. */
+enum { SWITCHYARD_WORKSPACE_ALIGNMENT = 64 };
+
+/* (token, slot) pairs sorted by expert, stable: the rows of one expert stand together, in token then slot order. Slots
+ * with expert -1 have no row. The pointers are into the workspace of switchyard_make_plan and hold until its next use.
+ */
+typedef struct switchyard_plan {
+  uint32_t struct_size;
+  int32_t topk;
+  int64_t tokens;
+  int64_t experts;
+  int64_t rows;                /* R: slots that are on, <= T*K */
+  const int64_t* offset;       /* [E+1]: expert e has rows offset[e] .. offset[e+1] */
+  const int64_t* row_to_token; /* [R] */
+  const int64_t* slot_to_row;  /* [T,K], -1 for a slot that is off */
+} switchyard_plan;
+
+/* Bytes of workspace for switchyard_make_plan, enough for every smaller number of tokens too; a multiple of
+ * SWITCHYARD_WORKSPACE_ALIGNMENT. SWITCHYARD_INVALID_ARGUMENT for sizes out of range. */
+SWITCHYARD_API switchyard_status switchyard_plan_bytes(int64_t tokens, int32_t topk, int32_t experts,
+                                                       const switchyard_threads* threads, size_t* bytes);
+
+/* Plans expert [T,K], ids in -1..experts-1, duplicates within a token allowed. The same plan for every number of
+ * threads. SWITCHYARD_INVALID_ARGUMENT, naming the first bad id, or if the workspace is too small or not aligned. */
+SWITCHYARD_API switchyard_status switchyard_make_plan(const int32_t* expert, int64_t tokens, int32_t topk,
+                                                      int32_t experts, void* workspace, size_t workspace_bytes,
+                                                      const switchyard_threads* threads, switchyard_plan* plan);
+
+/* Layer. */
+
+typedef int32_t switchyard_format; /* what a packed weight is stored as */
+enum { SWITCHYARD_FORMAT_F32 = 0, SWITCHYARD_FORMAT_BF16 = 1 };
+
+typedef int32_t switchyard_activation; /* h = act(gate) * up */
+enum {
+  SWITCHYARD_ACTIVATION_SILU = 0 /* act(g) = g / (1 + exp(-g)) */
+};
+
+typedef int32_t switchyard_device;
+enum { SWITCHYARD_DEVICE_CPU = 0, SWITCHYARD_DEVICE_CUDA = 1 };
+
+typedef int32_t switchyard_path; /* how a forward went */
+enum { SWITCHYARD_PATH_GROUPED = 0 };
+
+/* "f32", "bf16"; "unknown" for other numbers. Static. */
+SWITCHYARD_API const char* switchyard_format_name(switchyard_format format);
+/* "grouped"; "unknown" for other numbers. Static. */
+SWITCHYARD_API const char* switchyard_path_name(switchyard_path path);
+
+/* One expert. gate and up [F,H], down [H,F]. */
+typedef struct switchyard_expert_tensors {
+  switchyard_weight_view gate;
+  switchyard_weight_view up;
+  switchyard_weight_view down;
+} switchyard_expert_tensors;
+
+/* Gives the tensors of an expert, which must stay readable until the next call, or the end of
+ * switchyard_layer_create. *tensors is all zero. Any status but SWITCHYARD_OK ends the construction with that status.
+ */
+typedef switchyard_status (*switchyard_expert_function)(void* context, int32_t expert,
+                                                        switchyard_expert_tensors* tensors);
+
+/* Everything a layer is made of; read during switchyard_layer_create only. */
+typedef struct switchyard_layer_weights {
+  uint32_t struct_size;
+  int32_t experts;                   /* E */
+  int64_t hidden;                    /* H */
+  int64_t ffn;                       /* F */
+  int64_t shared_ffn;                /* 0: no shared expert */
+  switchyard_expert_function expert; /* called once per expert, ascending */
+  void* expert_context;
+  switchyard_weight_view router;      /* [E,H]; no data: only forwards with a given routing */
+  switchyard_expert_tensors shared;   /* [shared_ffn,H] and [H,shared_ffn] */
+  switchyard_weight_view shared_gate; /* [1,H]: shared expert times sigmoid(x.gate); no data: plain sum */
+  switchyard_activation activation;
+  int32_t reserved; /* 0 */
+} switchyard_layer_weights;
+
+typedef struct switchyard_layer_options {
+  uint32_t struct_size;
+  switchyard_format format;          /* what expert weights are packed to */
+  switchyard_dtype activations;      /* what the experts multiply: f32; bf16 needs SWITCHYARD_FORMAT_BF16 */
+  switchyard_device device;          /* cuda: SWITCHYARD_NOT_SUPPORTED in a build without it */
+  const switchyard_threads* threads; /* of the packing and of every forward */
+} switchyard_layer_options;
+
+typedef struct switchyard_layer switchyard_layer;
+
+/* Packs. router NULL: topk 1, softmax, for layers without a router; options NULL: all zero. On success the caller owns
+ * *layer. SWITCHYARD_INVALID_ARGUMENT, _NOT_SUPPORTED, _OUT_OF_MEMORY, or the status of the expert function. */
+SWITCHYARD_API switchyard_status switchyard_layer_create(const switchyard_layer_weights* weights,
+                                                         const switchyard_router_options* router,
+                                                         const switchyard_layer_options* options,
+                                                         switchyard_layer** layer);
+SWITCHYARD_API void switchyard_layer_destroy(switchyard_layer* layer);
+
+SWITCHYARD_API int32_t switchyard_layer_experts(const switchyard_layer* layer);     /* E */
+SWITCHYARD_API int64_t switchyard_layer_hidden(const switchyard_layer* layer);      /* H */
+SWITCHYARD_API int64_t switchyard_layer_ffn(const switchyard_layer* layer);         /* F */
+SWITCHYARD_API size_t switchyard_layer_weight_bytes(const switchyard_layer* layer); /* packed, all weights */
+
+/* Fills *options with what the layer was made with. */
+SWITCHYARD_API switchyard_status switchyard_layer_router(const switchyard_layer* layer,
+                                                         switchyard_router_options* options);
+/* The same; options->threads is the layer's copy, with its count resolved. */
+SWITCHYARD_API switchyard_status switchyard_layer_get_options(const switchyard_layer* layer,
+                                                              switchyard_layer_options* options);
+
+/* Bytes that switchyard_layer_forward of up to max_tokens needs; enough for every smaller number. A multiple of
+ * SWITCHYARD_WORKSPACE_ALIGNMENT. SWITCHYARD_INVALID_ARGUMENT for a layer without router or tokens out of range. */
+SWITCHYARD_API switchyard_status switchyard_layer_workspace_bytes(const switchyard_layer* layer, int64_t max_tokens,
+                                                                  size_t* bytes);
+/* The same for switchyard_layer_forward_routed with `topk` slots, 1..SWITCHYARD_MAX_TOPK. */
+SWITCHYARD_API switchyard_status switchyard_layer_workspace_bytes_routed(const switchyard_layer* layer,
+                                                                         int64_t max_tokens, int32_t topk,
+                                                                         size_t* bytes);
+
+/* What a forward did. The pointers are into the workspace and hold until its next use; after
+ * switchyard_layer_forward_routed they are the caller's own. */
+typedef struct switchyard_forward_result {
+  uint32_t struct_size;
+  switchyard_path path;
+  int64_t tokens;
+  int64_t topk;
+  const int32_t* expert; /* [T,K], -1: slot off */
+  const float* weight;   /* [T,K] */
+} switchyard_forward_result;
+
+/* x [T,H] -> y [T,H], f32 or bf16 each; y must not overlap x. y[t] = sum over slots of weight * expert(x[t]), fp32, the
+ * shared expert last, rounded once. The bits of y[t] depend on x[t], the weights and the type options alone. Allocates
+ * nothing. workspace: see switchyard_layer_workspace_bytes. result NULL: not wanted. SWITCHYARD_INVALID_ARGUMENT before
+ * any work. */
+SWITCHYARD_API switchyard_status switchyard_layer_forward(const switchyard_layer* layer, switchyard_const_matrix x,
+                                                          switchyard_matrix y, void* workspace, size_t workspace_bytes,
+                                                          switchyard_forward_result* result);
+
+/* The same with the caller's expert [T,topk] (-1: slot off, its weight is not looked at) and weight [T,topk];
+ * duplicates count twice. */
+SWITCHYARD_API switchyard_status switchyard_layer_forward_routed(const switchyard_layer* layer,
+                                                                 switchyard_const_matrix x, const int32_t* expert,
+                                                                 const float* weight, int32_t topk, switchyard_matrix y,
+                                                                 void* workspace, size_t workspace_bytes,
+                                                                 switchyard_forward_result* result);
+
+/* Model. */
+
+typedef struct switchyard_model switchyard_model;
+
+typedef struct switchyard_model_info {
+  uint32_t struct_size;
+  int32_t layers;           /* all layers of the model */
+  int32_t moe_layers;       /* those with experts: length of switchyard_model_moe_layers */
+  int32_t experts;          /* E */
+  int64_t hidden;           /* H */
+  int64_t ffn;              /* F */
+  int64_t shared_ffn;       /* 0: no shared expert */
+  int32_t shared_gate;      /* 1: the shared expert has a sigmoid gate */
+  switchyard_dtype weights; /* type of the expert tensors */
+  size_t file_bytes;        /* all tensors */
+  size_t moe_bytes;         /* tensors of the MoE blocks */
+} switchyard_model_info;
+
+/* Maps a checkpoint folder (config.json and model.safetensors or model.safetensors.index.json); reads no weight. On
+ * success the caller owns *model. SWITCHYARD_IO, _BAD_DATA, and _NOT_SUPPORTED for an unknown model_type. */
+SWITCHYARD_API switchyard_status switchyard_model_open(const char* folder, switchyard_model** model);
+SWITCHYARD_API void switchyard_model_destroy(switchyard_model* model);
+
+SWITCHYARD_API switchyard_status switchyard_model_get_info(const switchyard_model* model, switchyard_model_info* info);
+/* How the layers route. */
+SWITCHYARD_API switchyard_status switchyard_model_router(const switchyard_model* model,
+                                                         switchyard_router_options* options);
+
+/* model_type as config.json has it; the row of the family table; e.g. "per expert, gate_proj/up_proj/down_proj
+ * [out,in]". The model's. */
+SWITCHYARD_API const char* switchyard_model_type(const switchyard_model* model);
+SWITCHYARD_API const char* switchyard_model_family(const switchyard_model* model);
+SWITCHYARD_API const char* switchyard_model_layout(const switchyard_model* model);
+
+/* Global indices of the layers with experts, [count], ascending. The model's. */
+SWITCHYARD_API const int32_t* switchyard_model_moe_layers(const switchyard_model* model, size_t* count);
+
+/* What switchyard_model_layer would refuse, one reason per index from 0; NULL behind the last one, so NULL for 0 means
+ * that everything runs. The model's. */
+SWITCHYARD_API const char* switchyard_model_unsupported(const switchyard_model* model, size_t index);
+
+/* The known values of model_type, sorted, one per index from 0; NULL behind the last one. Static. */
+SWITCHYARD_API const char* switchyard_known_model_type(size_t index);
+
+/* Called after every packed expert. */
+typedef void (*switchyard_progress)(void* context, int32_t done, int32_t of);
+
+/* Packs MoE layer `index` (global layer index). options NULL: all zero; progress NULL: not wanted. On success the
+ * caller owns *layer. SWITCHYARD_INVALID_ARGUMENT if that layer is not an MoE layer, _BAD_DATA if its tensors do not
+ * fit, _NOT_SUPPORTED, _OUT_OF_MEMORY. */
+SWITCHYARD_API switchyard_status switchyard_model_layer(const switchyard_model* model, int32_t index,
+                                                        const switchyard_layer_options* options,
+                                                        switchyard_progress progress, void* progress_context,
+                                                        switchyard_layer** layer);
+
+/* Tensors in files. */
+
+/* Row-major, little-endian, of any alignment. */
+typedef struct switchyard_tensor {
+  const char* name;
+  switchyard_dtype dtype;
+  int32_t dims;
+  const int64_t* shape; /* [dims] */
+  const void* data;
+  size_t bytes;
+} switchyard_tensor;
+
+typedef struct switchyard_tensor_file switchyard_tensor_file;
+
+/* Maps a safetensors file, or a sharded set through its *.safetensors.index.json. On success the caller owns *file.
+ * SWITCHYARD_IO, and _BAD_DATA for every damage, naming file, tensor and reason. */
+SWITCHYARD_API switchyard_status switchyard_tensor_file_open(const char* path, switchyard_tensor_file** file);
+SWITCHYARD_API void switchyard_tensor_file_destroy(switchyard_tensor_file* file);
+
+SWITCHYARD_API size_t switchyard_tensor_file_count(const switchyard_tensor_file* file);
+/* Tensor `index` of 0..count-1, in the order of the file; its pointers are the file's. SWITCHYARD_INVALID_ARGUMENT for
+ * other indices. */
+SWITCHYARD_API switchyard_status switchyard_tensor_file_get(const switchyard_tensor_file* file, size_t index,
+                                                            switchyard_tensor* tensor);
+/* The tensor of that name. SWITCHYARD_BAD_DATA, naming file and tensor, if there is none. */
+SWITCHYARD_API switchyard_status switchyard_tensor_file_find(const switchyard_tensor_file* file, const char* name,
+                                                             switchyard_tensor* tensor);
+/* Lets go of the memory pages of these bytes of the file; reading them again brings them back. Does nothing for memory
+ * that is not this file's. */
+SWITCHYARD_API void switchyard_tensor_file_release(const switchyard_tensor_file* file, const void* data, size_t bytes);
+
+/* Writes tensors [count] to one safetensors file, replacing it only when all is written. SWITCHYARD_IO,
+ * SWITCHYARD_INVALID_ARGUMENT for duplicate names or bytes that do not fit the shape. */
+SWITCHYARD_API switchyard_status switchyard_write_safetensors(const char* path, const switchyard_tensor* tensors,
+                                                              size_t count);
+
+/* Probe. */
+
+/* Measured rates, all threads together; 0 where the processor lacks the unit. */
+typedef struct switchyard_roofline {
+  uint32_t struct_size;
+  switchyard_isa isa;
+  int64_t threads;
+  double fma_gflops;  /* fp32 multiply-adds, two operations each */
+  double bf16_gflops; /* bf16 dot product into fp32 */
+  double vnni_gops;   /* u8*s8 dot product into i32 */
+  double dram_gbps;   /* reading memory far larger than the caches, GB = 1e9 bytes */
+  double cache_gbps;  /* reading 256 KiB per thread again and again */
+} switchyard_roofline;
+
+/* Measures for the current instruction set, about 0.5 s. dram_bytes: memory that it takes for the time of the call; 0:
+ * 512 MiB. SWITCHYARD_OUT_OF_MEMORY. */
+SWITCHYARD_API switchyard_status switchyard_probe_roofline(const switchyard_threads* threads, size_t dram_bytes,
+                                                           switchyard_roofline* roofline);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,277 @@
+#include "checkpoint/config.hpp"
+
+#include <algorithm>
+
+#include "checkpoint/families.hpp"
+#include "checkpoint_files.hpp"
+#include "switchyard/model.hpp"
+
+namespace {
+
+using namespace switchyard;
+using namespace switchyard::testing;
+using nlohmann::json;
+
+// What every family's config.json has; the family's own keys are merged into it.
+json config_of(const char* model_type, const json& more) {
+  json config = {{"model_type", model_type},  {"num_hidden_layers", 4}, {"num_experts_per_tok", 2},
+                 {"hidden_size", 32},         {"hidden_act", "silu"},   {"vocab_size", 100},
+                 {"initializer_range", 0.02}, {"pad_token_id", nullptr}};
+  config.update(more);
+  return config;
+}
+json qwen3(const json& more = json::object()) {
+  json config = config_of("qwen3_moe", {{"num_experts", 8}, {"moe_intermediate_size", 16}});
+  config.update(more);
+  return config;
+}
+ModelConfig read(const json& config) { return read_model_config(config.dump(), "dir/config.json"); }
+
+void expect_refused(const json& config, std::initializer_list<std::string_view> parts) {
+  expect_error(Code::bad_data, parts, [&] { read(config); });
+  expect_error(Code::bad_data, {"config: dir/config.json: "}, [&] { read(config); });
+}
+
+using Layers = std::vector<std::int32_t>;
+
+// ---- families
+
+TEST(Families, Mixtral) {
+  const ModelConfig config = read(config_of("mixtral", {{"num_local_experts", 8}, {"intermediate_size", 16}}));
+  EXPECT_STREQ(config.family->name, "mixtral");
+  EXPECT_EQ(config.layers, 4);
+  EXPECT_EQ(config.moe_layers, (Layers{0, 1, 2, 3}));
+  EXPECT_EQ(config.experts, 8);
+  EXPECT_EQ(config.hidden, 32);
+  EXPECT_EQ(config.ffn, 16);
+  EXPECT_EQ(config.shared_ffn, 0);
+  EXPECT_EQ(config.router.topk, 2);
+  EXPECT_EQ(config.router.score, Score::softmax);
+  EXPECT_TRUE(config.router.normalize);
+  EXPECT_TRUE(config.unsupported.empty());
+}
+
+TEST(Families, GraniteIsAlwaysNormalised) {
+  const ModelConfig config =
+      read(config_of("granitemoe", {{"num_local_experts", 8}, {"intermediate_size", 16}, {"norm_topk_prob", false}}));
+  EXPECT_TRUE(config.router.normalize);
+  EXPECT_EQ(config.ffn, 16);
+}
+
+TEST(Families, Qwen2HasASharedExpert) {
+  const ModelConfig config = read(config_of(
+      "qwen2_moe", {{"num_experts", 8}, {"moe_intermediate_size", 16}, {"shared_expert_intermediate_size", 20}}));
+  EXPECT_EQ(config.shared_ffn, 20);
+  EXPECT_FALSE(config.router.normalize);
+}
+
+TEST(Families, Qwen3TakesEitherNameOfTheExpertCount) {
+  EXPECT_EQ(read(qwen3()).experts, 8);
+  json config = qwen3({{"num_local_experts", 8}});
+  EXPECT_EQ(read(config).experts, 8);
+  config.erase("num_experts");
+  EXPECT_EQ(read(config).experts, 8);
+}
+
+TEST(Families, NormalisationWithoutTheKeyIsThatOfTransformers) {
+  EXPECT_FALSE(read(qwen3()).router.normalize);
+  EXPECT_FALSE(read(qwen3({{"norm_topk_prob", nullptr}})).router.normalize);
+  EXPECT_FALSE(read(config_of("olmoe", {{"num_experts", 8}, {"intermediate_size", 16}})).router.normalize);
+}
+
+TEST(Families, NormalisationWithTheKey) {
+  EXPECT_TRUE(read(qwen3({{"norm_topk_prob", true}})).router.normalize);
+  EXPECT_FALSE(read(qwen3({{"norm_topk_prob", false}})).router.normalize);
+}
+
+TEST(Families, Qwen3VlReadsItsTextConfig) {
+  const json text =
+      config_of("qwen3_vl_moe_text", {{"num_experts", 8}, {"moe_intermediate_size", 16}, {"norm_topk_prob", false}});
+  const ModelConfig nested = read({{"model_type", "qwen3_vl_moe"}, {"text_config", text}, {"hidden_size", 999}});
+  EXPECT_EQ(nested.model_type, "qwen3_vl_moe");
+  EXPECT_EQ(nested.hidden, 32);
+  EXPECT_TRUE(nested.router.normalize);
+  const ModelConfig alone = read(text);
+  EXPECT_EQ(alone.model_type, "qwen3_vl_moe_text");
+  EXPECT_STREQ(alone.family->name, "qwen3_vl_moe");
+  EXPECT_EQ(alone.experts, 8);
+}
+
+TEST(Families, KeysOfANestedObjectAreNamedInFull) {
+  expect_refused({{"model_type", "qwen3_vl_moe"}, {"text_config", {{"num_hidden_layers", "two"}}}},
+                 {"text_config.num_hidden_layers is \"two\", expected an integer"});
+  expect_refused({{"model_type", "qwen3_vl_moe"}, {"text_config", 3}}, {"text_config is 3, expected an object"});
+}
+
+TEST(Families, UnknownModelTypeListsTheKnownOnes) {
+  expect_error(Code::not_supported,
+               {"config: dir/config.json: model_type is llama",
+                "granitemoe, mixtral, olmoe, qwen2_moe, qwen3_moe, qwen3_vl_moe, qwen3_vl_moe_text"},
+               [] { read(config_of("llama", json::object())); });
+}
+
+TEST(Families, KnownModelTypesAreSortedAndComplete) {
+  const auto types = known_model_types();
+  EXPECT_TRUE(std::is_sorted(types.begin(), types.end()));
+  EXPECT_EQ(types.size(), 7u);
+}
+
+// A row that forgets a name would fail only with the first checkpoint that needs it.
+TEST(Families, EveryRowIsComplete) {
+  for (const Family& family : families()) {
+    SCOPED_TRACE(family.name);
+    EXPECT_NE(family.model_types[0], nullptr);
+    for (const Keys& keys : {family.layers, family.experts, family.topk, family.hidden, family.ffn}) {
+      EXPECT_NE(keys[0], nullptr);
+    }
+    EXPECT_NE(family.prefixes[0], nullptr);
+    for (const char* prefix : family.prefixes) {
+      EXPECT_TRUE(prefix == nullptr || std::string_view(prefix).find("{layer}") != std::string_view::npos);
+    }
+    for (const ExpertLayout& layout : family.layouts) {
+      EXPECT_TRUE(layout.label && layout.router && layout.gate && layout.down);
+    }
+    const bool shared = family.shared_ffn[0] != nullptr;
+    EXPECT_EQ(shared, family.shared.gate && family.shared.up && family.shared.down);
+  }
+}
+
+// ---- schedule of MoE layers
+
+TEST(Schedule, EveryLayerWithoutKeys) { EXPECT_EQ(read(qwen3()).moe_layers, (Layers{0, 1, 2, 3})); }
+
+TEST(Schedule, SparseStep) {
+  EXPECT_EQ(read(qwen3({{"decoder_sparse_step", 2}})).moe_layers, (Layers{1, 3}));
+  EXPECT_EQ(read(qwen3({{"decoder_sparse_step", 5}})).moe_layers, Layers{});
+}
+
+TEST(Schedule, MlpOnlyLayers) {
+  EXPECT_EQ(read(qwen3({{"mlp_only_layers", {2, 0, 77, -1}}})).moe_layers, (Layers{1, 3}));
+  EXPECT_EQ(read(qwen3({{"mlp_only_layers", {3}}, {"decoder_sparse_step", 2}})).moe_layers, (Layers{1}));
+}
+
+TEST(Schedule, OtherFamiliesDoNotReadThoseKeys) {
+  const ModelConfig config =
+      read(config_of("mixtral", {{"num_local_experts", 8}, {"intermediate_size", 16}, {"decoder_sparse_step", 2}}));
+  EXPECT_EQ(config.moe_layers, (Layers{0, 1, 2, 3}));
+}
+
+TEST(Schedule, ListedLayers) {
+  EXPECT_EQ(read(qwen3({{"mlp_layer_types", {"dense", "sparse", "moe", "dense"}}})).moe_layers, (Layers{1, 2}));
+}
+
+TEST(Schedule, ListOfTheWrongLength) {
+  expect_refused(qwen3({{"mlp_layer_types", {"dense", "sparse"}}}),
+                 {"mlp_layer_types is an array of 2 values, expected 4, one per layer"});
+}
+
+TEST(Schedule, ListWithAnUnknownKind) {
+  expect_refused(qwen3({{"mlp_layer_types", {"dense", "sparse", "hash_moe", "dense"}}}),
+                 {"mlp_layer_types is hash_moe for layer 2, expected sparse, moe or dense"});
+}
+
+TEST(Schedule, ListOfNumbers) {
+  expect_refused(qwen3({{"mlp_layer_types", {0, 1, 1, 0}}}),
+                 {"mlp_layer_types is an array with 0, expected an array of strings"});
+}
+
+TEST(Schedule, StepOfZero) {
+  expect_refused(qwen3({{"decoder_sparse_step", 0}}), {"decoder_sparse_step is 0, expected an integer 1.."});
+}
+
+TEST(Schedule, MlpOnlyLayersThatAreNoIntegers) {
+  expect_refused(qwen3({{"mlp_only_layers", {0.5}}}), {"mlp_only_layers is an array with 0.5, expected an array"});
+  expect_refused(qwen3({{"mlp_only_layers", 1}}), {"mlp_only_layers is 1, expected an array"});
+}
+
+// ---- values out of range or of the wrong type
+
+TEST(ConfigErrors, NoModelType) { expect_refused({{"a", 1}}, {"model_type is absent, expected a string"}); }
+TEST(ConfigErrors, ModelTypeIsANumber) { expect_refused({{"model_type", 1}}, {"model_type is 1, expected a string"}); }
+
+TEST(ConfigErrors, MissingKeyNamesAllSynonyms) {
+  json config = qwen3();
+  config.erase("num_experts");
+  expect_refused(config, {"num_experts or num_local_experts is absent, expected an integer 1..65536"});
+}
+
+TEST(ConfigErrors, SynonymsThatDisagree) {
+  expect_refused(qwen3({{"num_local_experts", 16}}), {"num_local_experts is 16, expected 8 as in num_experts"});
+}
+
+TEST(ConfigErrors, ExpertsOutOfRange) {
+  for (const auto& value : {json(0), json(-1), json(65537), json(8.0), json("8"), json(true), json(1e300),
+                            json(18446744073709551615u), json::array({8})}) {
+    expect_refused(qwen3({{"num_experts", value}}), {"num_experts is ", "expected an integer 1..65536"});
+  }
+  EXPECT_EQ(read(qwen3({{"num_experts", 65536}})).experts, 65536);
+}
+
+TEST(ConfigErrors, TopkOutOfRange) {
+  expect_refused(qwen3({{"num_experts_per_tok", 0}}), {"num_experts_per_tok is 0, expected an integer 1..8"});
+  expect_refused(qwen3({{"num_experts_per_tok", 9}}), {"num_experts_per_tok is 9, expected an integer 1..8"});
+  expect_refused(qwen3({{"num_experts", 128}, {"num_experts_per_tok", 65}}), {"expected an integer 1..64"});
+  EXPECT_EQ(read(qwen3({{"num_experts_per_tok", 8}})).router.topk, 8);
+}
+
+TEST(ConfigErrors, SizesOutOfRange) {
+  for (const char* key : {"hidden_size", "moe_intermediate_size"}) {
+    for (const std::int64_t value : {std::int64_t{0}, std::int64_t{-5}, std::int64_t{1} << 31}) {
+      expect_refused(qwen3({{key, value}}), {key, "expected an integer 1..2147483647"});
+    }
+    EXPECT_NO_THROW(read(qwen3({{key, 2147483647}})));
+  }
+}
+
+TEST(ConfigErrors, LayersOutOfRange) {
+  expect_refused(qwen3({{"num_hidden_layers", 0}}), {"num_hidden_layers is 0"});
+  expect_refused(qwen3({{"num_hidden_layers", 1'000'000'000}}), {"num_hidden_layers is 1000000000"});
+}
+
+TEST(ConfigErrors, FlagThatIsNoFlag) {
+  expect_refused(qwen3({{"norm_topk_prob", 1}}), {"norm_topk_prob is 1, expected true or false"});
+}
+
+TEST(ConfigErrors, LongValuesAreCut) {
+  try {
+    read(qwen3({{"num_experts", std::string(100'000, 'x')}}));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_LT(std::strlen(error.what()), 400u);
+  }
+}
+
+TEST(ConfigErrors, Text) {
+  const auto read_text = [](std::string_view text) { read_model_config(text, "dir/config.json"); };
+  expect_error(Code::bad_data, {"config: dir/config.json: the text is not valid JSON"}, [&] { read_text("{"); });
+  expect_error(Code::bad_data, {"the text is not valid JSON"}, [&] { read_text(""); });
+  expect_error(Code::bad_data, {"the text is [], expected an object"}, [&] { read_text("[]"); });
+  expect_error(Code::bad_data, {"names model_type twice"},
+               [&] { read_text(R"({"model_type":"mixtral","model_type":"olmoe"})"); });
+  expect_error(Code::bad_data, {"nested deeper than 64"}, [&] { read_text(std::string(100'000, '[')); });
+}
+
+// ---- understood, but not run
+
+TEST(Unsupported, OtherActivation) {
+  const ModelConfig config = read(qwen3({{"hidden_act", "gelu"}}));
+  ASSERT_EQ(config.unsupported.size(), 1u);
+  EXPECT_EQ(config.unsupported[0], "hidden_act is gelu, supported: silu");
+  EXPECT_TRUE(read(qwen3({{"hidden_act", "swish"}})).unsupported.empty());
+}
+
+TEST(Unsupported, Quantised) {
+  const ModelConfig config = read(qwen3({{"quantization_config", {{"quant_method", "fp8"}}}}));
+  EXPECT_EQ(config.quantization, "fp8");
+  ASSERT_EQ(config.unsupported.size(), 1u);
+  EXPECT_EQ(config.unsupported[0], "the weights are quantised (fp8), supported: f32, bf16, f16");
+  EXPECT_TRUE(read(qwen3({{"quantization_config", nullptr}})).unsupported.empty());
+}
+
+TEST(Unsupported, QuantisedInTheNestedObject) {
+  json text = config_of("qwen3_vl_moe_text", {{"num_experts", 8}, {"moe_intermediate_size", 16}});
+  text["quantization_config"] = {{"bits", 4}};
+  EXPECT_EQ(read({{"model_type", "qwen3_vl_moe"}, {"text_config", text}}).unsupported.size(), 1u);
+}
+
+}  // namespace

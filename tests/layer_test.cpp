@@ -1,0 +1,326 @@
+// A whole layer against the reference, and what must not change its bits.
+#include <gtest/gtest.h>
+
+#include <barrier>
+#include <limits>
+#include <thread>
+
+#include "made_layer.hpp"
+
+namespace {
+
+using namespace made;
+
+RouterOptions router_of(const LayerCase& shape) { return {shape.topk, Score::softmax, shape.topk % 2 == 0}; }
+
+LayerOptions options_of(const Arithmetic& arithmetic, int threads = 2) {
+  return {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(threads)};
+}
+
+reference::Table tokens(const LayerCase& shape, std::int64_t count, unsigned seed) {
+  std::mt19937 random(seed);
+  return random_table(count, shape.hidden, 1.0, random);
+}
+
+// The routing that the layer made, as the reference takes it.
+reference::Routing taken(const Routing& routing) {
+  reference::Routing out;
+  out.topk = routing.topk;
+  out.expert.assign(routing.expert, routing.expert + routing.tokens * routing.topk);
+  out.weight.assign(routing.weight, routing.weight + routing.tokens * routing.topk);
+  return out;
+}
+
+void expect_routing(const Routing& found, const reference::Routing& expected) {
+  for (std::int64_t i = 0; i < found.tokens * found.topk; ++i) {
+    EXPECT_EQ(found.expert[i], expected.expert[static_cast<std::size_t>(i)]) << "slot " << i;
+    EXPECT_NEAR(found.weight[i], expected.weight[static_cast<std::size_t>(i)], 2e-6) << "slot " << i;
+  }
+}
+
+void check_against_reference(const Weights& weights, const Arithmetic& arithmetic, std::int64_t count, DType in,
+                             DType out) {
+  const RouterOptions router = router_of(weights.shape);
+  const Layer layer = weights.layer(router, options_of(arithmetic));
+  const reference::Table x = tokens(weights.shape, count, 7);
+  const Rows rows(in, x);
+  Rows y(out, x.rows, x.cols);
+  Workspace workspace(layer.workspace_bytes(count));
+  std::memset(workspace.data(), 0xff, workspace.bytes());
+  const ForwardResult result = layer.forward(rows.view(), y.view(), workspace);
+  EXPECT_EQ(result.path, Path::grouped);
+  ASSERT_EQ(result.routing.tokens, count);
+  expect_routing(result.routing, reference::route(weights.logits(x), router.topk, router.normalize));
+  const reference::Table expected = weights.expected(x, taken(result.routing), arithmetic.activations);
+  const double tolerance = out == DType::bf16 ? std::max(arithmetic.tolerance, 5e-3) : arithmetic.tolerance;
+  EXPECT_LE(difference(y, expected), tolerance) << weights.shape.name << " tokens " << count << " " << arithmetic.name
+                                                << " in " << dtype_name(in) << " out " << dtype_name(out);
+}
+
+TEST(Layer, MatchesTheReferenceOverShapesTokensAndTypes) {
+  for (const LayerCase& shape : kTestCases) {
+    if (shape.name == "s") {
+      continue;  // the reference takes a second a token
+    }
+    const Weights weights(shape, Shared::none, 1);
+    for (const Arithmetic& arithmetic : kArithmetics) {
+      for (const std::int64_t count : kTestTokens) {
+        check_against_reference(weights, arithmetic, count, DType::f32, DType::f32);
+      }
+      check_against_reference(weights, arithmetic, 17, DType::bf16, DType::bf16);
+    }
+  }
+}
+
+TEST(Layer, MatchesTheReferenceWithSharedExperts) {
+  for (const LayerCase& shape : {kTestCases[1], kTestCases[2]}) {
+    for (const Shared kind : {Shared::plain, Shared::gated}) {
+      const Weights weights(shape, kind, 2);
+      for (const Arithmetic& arithmetic : kArithmetics) {
+        for (const std::int64_t count : {1, 17}) {
+          check_against_reference(weights, arithmetic, count, DType::f32, DType::f32);
+          check_against_reference(weights, arithmetic, count, DType::bf16, DType::f32);
+        }
+      }
+    }
+  }
+}
+
+TEST(Layer, WidenedBf16WeightsGiveTheBitsOfF32Weights) {
+  const Weights weights(kTestCases[1], Shared::gated, 3);
+  const RouterOptions router = router_of(weights.shape);
+  const Rows x(DType::f32, tokens(weights.shape, 96, 8));
+  const Rows f32 = forward(weights.layer(router, options_of(kArithmetics[0])), x);
+  const Rows widened = forward(weights.layer(router, options_of(kArithmetics[1])), x);
+  EXPECT_EQ(f32.bytes, widened.bytes);
+}
+
+// Runs x in parts of the given sizes and puts the outputs together.
+Rows in_parts(const Layer& layer, const Rows& x, const std::vector<std::int64_t>& sizes) {
+  Rows y(DType::f32, x.rows, x.cols);
+  Workspace workspace(layer.workspace_bytes(x.rows));
+  std::int64_t begin = 0;
+  for (const std::int64_t size : sizes) {
+    layer.forward(x.view(begin, size), y.view(begin, size), workspace);
+    begin += size;
+  }
+  EXPECT_EQ(begin, x.rows);
+  return y;
+}
+
+std::vector<std::int64_t> random_split(std::int64_t total, std::mt19937& random) {
+  std::vector<std::int64_t> sizes;
+  while (total > 0) {
+    sizes.push_back(std::uniform_int_distribution<std::int64_t>(1, std::min<std::int64_t>(total, 60))(random));
+    total -= sizes.back();
+  }
+  return sizes;
+}
+
+TEST(Layer, BitsDoNotDependOnTheBatch) {
+  constexpr std::int64_t kTokens = 200;
+  for (const LayerCase& shape : {kTestCases[0], kTestCases[1], kTestCases[2]}) {
+    for (const Arithmetic& arithmetic : kArithmetics) {
+      const Weights weights(shape, Shared::gated, 4);
+      const Layer layer = weights.layer(router_of(shape), options_of(arithmetic));
+      const Rows x(DType::f32, tokens(shape, kTokens, 9));
+      const Rows whole = in_parts(layer, x, {kTokens});
+      EXPECT_EQ(in_parts(layer, x, std::vector<std::int64_t>(kTokens, 1)).bytes, whole.bytes) << arithmetic.name;
+      std::mt19937 random(5);
+      for (int split = 0; split < 5; ++split) {
+        EXPECT_EQ(in_parts(layer, x, random_split(kTokens, random)).bytes, whole.bytes) << arithmetic.name;
+      }
+    }
+  }
+}
+
+TEST(Layer, BitsDoNotDependOnThePosition) {
+  const Weights weights(kTestCases[1], Shared::none, 4);
+  const Layer layer = weights.layer(router_of(weights.shape), options_of(kArithmetics[2]));
+  reference::Table x = tokens(weights.shape, 40, 10);
+  const Rows straight = forward(layer, Rows(DType::f32, x));
+  reference::Table reversed(x.rows, x.cols);
+  for (std::int64_t t = 0; t < x.rows; ++t) {
+    std::copy_n(x.value.begin() + t * x.cols, x.cols, reversed.value.begin() + (x.rows - 1 - t) * x.cols);
+  }
+  const Rows back = forward(layer, Rows(DType::f32, reversed));
+  for (std::int64_t t = 0; t < x.rows; ++t) {
+    for (std::int64_t h = 0; h < x.cols; ++h) {
+      ASSERT_EQ(straight.at(t, h), back.at(x.rows - 1 - t, h));
+    }
+  }
+}
+
+TEST(Layer, BitsDoNotDependOnTheThreads) {
+  for (const Arithmetic& arithmetic : kArithmetics) {
+    const Weights weights(kTestCases[0], Shared::plain, 5);
+    const Rows x(DType::f32, tokens(weights.shape, 96, 11));
+    const Rows one = forward(weights.layer(router_of(weights.shape), options_of(arithmetic, 1)), x);
+    for (const int threads : {2, 3, 7}) {
+      EXPECT_EQ(forward(weights.layer(router_of(weights.shape), options_of(arithmetic, threads)), x).bytes, one.bytes);
+    }
+  }
+}
+
+// More tokens than one chunk holds: 64 slots of 192 bytes each fill 64 MiB at 5461 tokens.
+TEST(Layer, BitsDoNotDependOnTheChunks) {
+  constexpr LayerCase kWide{"wide", 32, 16, 64, 64};
+  constexpr std::int64_t kTokens = 5600;
+  const Weights weights(kWide, Shared::none, 6);
+  const Layer layer = weights.layer({kWide.topk, Score::softmax, false}, options_of(kArithmetics[0]));
+  EXPECT_LT(layer.workspace_bytes(kTokens), layer.workspace_bytes(2000) * 2) << "the workspace must be bounded";
+  const Rows x(DType::f32, tokens(kWide, kTokens, 12));
+  const Rows whole = forward(layer, x);
+  const auto row_bytes = static_cast<std::ptrdiff_t>(kWide.hidden * 4);
+  for (const std::int64_t begin : {0, 2750, 5500}) {  // around the border of the two chunks, and at both ends
+    Rows part(DType::f32, 100, kWide.hidden);
+    Workspace workspace(layer.workspace_bytes(part.rows));
+    layer.forward(x.view(begin, part.rows), part.view(), workspace);
+    EXPECT_TRUE(std::equal(part.bytes.begin(), part.bytes.end(), whole.bytes.begin() + begin * row_bytes));
+  }
+}
+
+struct GivenRouting {
+  std::vector<std::int32_t> expert;
+  std::vector<float> weight;
+  Routing view(std::int32_t topk) {
+    return {static_cast<std::int64_t>(expert.size()) / topk, topk, expert.data(), weight.data()};
+  }
+};
+
+GivenRouting random_routing(std::int64_t count, std::int32_t topk, std::int32_t experts, std::mt19937& random) {
+  GivenRouting given;
+  std::uniform_int_distribution<std::int32_t> id(-1, experts - 1);
+  std::uniform_real_distribution<float> weight(-1, 1);
+  for (std::int64_t i = 0; i < count * topk; ++i) {
+    given.expert.push_back(id(random));
+    given.weight.push_back(given.expert.back() < 0 ? std::numeric_limits<float>::quiet_NaN() : weight(random));
+  }
+  return given;
+}
+
+void check_given(const LayerCase& shape, GivenRouting given, std::int32_t topk) {
+  const Routing routing = given.view(topk);
+  for (const Arithmetic& arithmetic : kArithmetics) {
+    const Weights weights(shape, Shared::none, 7);
+    const Layer layer = weights.layer(router_of(shape), options_of(arithmetic));
+    const reference::Table x = tokens(shape, routing.tokens, 13);
+    const Rows y = forward(layer, Rows(DType::f32, x), routing);
+    EXPECT_LE(difference(y, weights.expected(x, taken(routing), arithmetic.activations)), arithmetic.tolerance);
+  }
+}
+
+TEST(Layer, TakesAGivenRoutingWithOffSlotsAndDuplicates) {
+  std::mt19937 random(8);
+  check_given(kTestCases[1], random_routing(17, 5, 10, random), 5);
+  check_given(kTestCases[4], random_routing(96, 7, 3, random), 7);  // more slots than experts
+}
+
+TEST(Layer, TakesAllTokensOnOneExpert) {
+  GivenRouting given{std::vector<std::int32_t>(300, 9), std::vector<float>(300, 0.5F)};
+  check_given(kTestCases[1], given, 1);
+}
+
+TEST(Layer, WritesZerosWhereAllSlotsAreOff) {
+  GivenRouting given{std::vector<std::int32_t>(4, -1), std::vector<float>(4, 1.0F)};
+  const Weights weights(kTestCases[1], Shared::none, 7);
+  const Layer layer = weights.layer(router_of(weights.shape), options_of(kArithmetics[0]));
+  const Rows y = forward(layer, Rows(DType::f32, tokens(weights.shape, 2, 1)), given.view(2));
+  EXPECT_EQ(y.bytes, std::vector<std::byte>(y.bytes.size(), std::byte{0}));
+}
+
+TEST(Layer, NanAndInfinityStayInTheirToken) {
+  const Weights weights(kTestCases[1], Shared::gated, 8);
+  const Layer layer = weights.layer(router_of(weights.shape), options_of(kArithmetics[0]));
+  reference::Table x = tokens(weights.shape, 20, 14);
+  const Rows clean = forward(layer, Rows(DType::f32, x));
+  x.at(3, 5) = std::numeric_limits<double>::quiet_NaN();
+  x.at(11, 0) = std::numeric_limits<double>::infinity();
+  const Rows dirty = forward(layer, Rows(DType::f32, x));
+  for (std::int64_t t = 0; t < x.rows; ++t) {
+    for (std::int64_t h = 0; h < x.cols; ++h) {
+      if (t == 3 || t == 11) {
+        EXPECT_FALSE(std::isfinite(dirty.at(t, h)));
+      } else {
+        EXPECT_EQ(dirty.at(t, h), clean.at(t, h));
+      }
+    }
+  }
+}
+
+TEST(Layer, TakesRowsAtADistance) {
+  const Weights weights(kTestCases[2], Shared::none, 9);
+  const Layer layer = weights.layer(router_of(weights.shape), options_of(kArithmetics[0]));
+  const reference::Table x = tokens(weights.shape, 6, 15);
+  const Rows dense(DType::f32, x);
+  reference::Table spread(x.rows, x.cols + 3);
+  for (std::int64_t t = 0; t < x.rows; ++t) {
+    std::copy_n(x.value.begin() + t * x.cols, x.cols, spread.value.begin() + t * spread.cols);
+  }
+  const Rows from(DType::f32, spread);
+  Rows to(DType::f32, x.rows, x.cols + 7);
+  ConstMatrix in = from.view();
+  in.cols = x.cols;
+  Matrix out = to.view();
+  out.cols = x.cols;
+  Workspace workspace(layer.workspace_bytes(x.rows));
+  layer.forward(in, out, workspace);
+  const Rows expected = forward(layer, dense);
+  for (std::int64_t t = 0; t < x.rows; ++t) {
+    for (std::int64_t h = 0; h < x.cols; ++h) {
+      EXPECT_EQ(to.at(t, h), expected.at(t, h));
+    }
+    for (std::int64_t h = x.cols; h < to.cols; ++h) {
+      EXPECT_TRUE(std::isnan(to.at(t, h))) << "written outside of its columns";
+    }
+  }
+}
+
+TEST(Layer, TwoLayersRunAtOnceFromTwoThreads) {
+  const Weights weights(kTestCases[0], Shared::none, 10);
+  const Rows x(DType::f32, tokens(weights.shape, 48, 16));
+  const Layer layer = weights.layer(router_of(weights.shape), options_of(kArithmetics[0], 3));
+  const Rows expected = forward(layer, x);
+  std::barrier start(2);
+  const auto work = [&] {
+    start.arrive_and_wait();
+    for (int i = 0; i < 10; ++i) {
+      ASSERT_EQ(forward(layer, x).bytes, expected.bytes);
+    }
+  };
+  std::thread other(work);
+  work();
+  other.join();
+}
+
+TEST(Layer, RunsOnTheHostsThreads) {
+  const Weights weights(kTestCases[1], Shared::none, 11);
+  const Rows x(DType::f32, tokens(weights.shape, 48, 17));
+  const Rows expected = forward(weights.layer(router_of(weights.shape), options_of(kArithmetics[0])), x);
+  int calls = 0;
+  const auto one_after_the_other = [](void* host, int workers, Threads::Body body, void* data) {
+    ++*static_cast<int*>(host);
+    for (int worker = 0; worker < workers; ++worker) {
+      body(data, worker);
+    }
+  };
+  const auto at_once = [](void* host, int workers, Threads::Body body, void* data) {
+    ++*static_cast<int*>(host);
+    std::vector<std::thread> threads;
+    for (int worker = 0; worker < workers; ++worker) {
+      threads.emplace_back(body, data, worker);
+    }
+    for (std::thread& thread : threads) {
+      thread.join();
+    }
+  };
+  for (const Threads::Run run : {Threads::Run(one_after_the_other), Threads::Run(at_once)}) {
+    LayerOptions options = options_of(kArithmetics[0]);
+    options.threads = Threads::host(4, run, &calls);
+    const int before = calls;
+    EXPECT_EQ(forward(weights.layer(router_of(weights.shape), options), x).bytes, expected.bytes);
+    EXPECT_GT(calls, before);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,252 @@
+#include "switchyard/model.hpp"
+
+#include <algorithm>
+#include <fstream>
+
+#include "checkpoints.hpp"
+
+namespace {
+
+using namespace switchyard;
+using namespace switchyard::testing;
+
+// ---- what a model says of itself
+
+TEST(Model, Info) {
+  Checkpoint checkpoint = qwen2();
+  checkpoint.config["mlp_only_layers"] = {0};
+  checkpoint.add("model.embed_tokens.weight", {10}, std::vector<float>(10));
+  const Model model = checkpoint.open();
+  const ModelInfo& info = model.info();
+  EXPECT_EQ(info.model_type, "qwen2_moe");
+  EXPECT_EQ(info.family, "qwen2_moe");
+  EXPECT_EQ(info.layers, kLayers);
+  EXPECT_EQ(info.moe_layers, std::vector<std::int32_t>{1});
+  EXPECT_EQ(info.experts, kExperts);
+  EXPECT_EQ(info.hidden, kHidden);
+  EXPECT_EQ(info.ffn, kFfn);
+  EXPECT_EQ(info.shared_ffn, kShared);
+  EXPECT_TRUE(info.shared_gate);
+  EXPECT_EQ(info.router.topk, kTopk);
+  EXPECT_FALSE(info.router.normalize);
+  EXPECT_EQ(info.weights, DType::f32);
+  const auto block = static_cast<std::size_t>(
+      4 * (kExperts * kHidden + 3 * kExperts * kFfn * kHidden + 3 * kShared * kHidden + kHidden));
+  EXPECT_EQ(info.moe_bytes, block);
+  EXPECT_EQ(info.file_bytes, 2 * block + 40);
+}
+
+TEST(Model, WeightTypeIsThatOfTheExperts) {
+  EXPECT_EQ(qwen3(DType::bf16).open().info().weights, DType::bf16);
+  EXPECT_EQ(qwen3(DType::f16).open().info().weights, DType::f16);
+}
+
+TEST(Model, ProgressAfterEveryExpert) {
+  for (const Checkpoint& checkpoint : {qwen3(), fused(kQwen3Config, {})}) {
+    std::vector<std::int32_t> done;
+    checkpoint.open().layer(0, {}, [&](std::int32_t expert, std::int32_t of) {
+      EXPECT_EQ(of, kExperts);
+      done.push_back(expert);
+    });
+    EXPECT_EQ(done, (std::vector<std::int32_t>{1, 2, 3, 4}));
+  }
+}
+
+TEST(Model, SeveralTimesTheSameLayer) {
+  const Model model = qwen3().open();
+  const auto first = forward(model, 1);
+  EXPECT_EQ(forward(model, 1), first);
+}
+
+TEST(Model, LayersThatHaveNoExperts) {
+  Checkpoint checkpoint = qwen3();
+  checkpoint.config["mlp_only_layers"] = {0};
+  const Model model = checkpoint.open();
+  for (const std::int32_t layer : {0, 2, -1}) {
+    expect_error(Code::invalid_argument, {"layer " + std::to_string(layer) + " has no experts, expected one of [1]"},
+                 [&] { model.layer(layer); });
+  }
+}
+
+TEST(Model, NoMoeLayerAtAll) {
+  Checkpoint checkpoint = qwen3();
+  checkpoint.config["mlp_only_layers"] = {0, 1};
+  EXPECT_TRUE(checkpoint.open().info().moe_layers.empty());
+}
+
+// Only tensors of MoE layers are looked at.
+TEST(Model, DenseLayersNeedNoExperts) {
+  Checkpoint checkpoint = qwen3();
+  checkpoint.config["mlp_only_layers"] = {0};
+  std::erase_if(checkpoint.list.tensors(),
+                [](const Tensor& tensor) { return tensor.name.starts_with("model.layers.0"); });
+  EXPECT_EQ(checkpoint.open().info().moe_layers, std::vector<std::int32_t>{1});
+}
+
+// ---- what does not fit
+
+void expect_bad(const Checkpoint& checkpoint, std::initializer_list<std::string_view> parts) {
+  expect_error(Code::bad_data, parts, [&] { checkpoint.open(); });
+  expect_error(Code::bad_data, {"model: ", "model.safetensors: "}, [&] { checkpoint.open(); });
+}
+
+TEST(ModelErrors, EveryTensorIsNeeded) {
+  for (const Checkpoint& whole : {qwen2(), mixtral(),
+                                  fused(kGraniteConfig, {.router = "block_sparse_moe.router.weight",
+                                                        .gate_up = "block_sparse_moe.experts.gate_up_proj",
+                                                        .down = "block_sparse_moe.experts.down_proj"})}) {
+    for (const Tensor& tensor : whole.list.tensors()) {
+      SCOPED_TRACE(tensor.name);
+      Checkpoint checkpoint = whole;
+      checkpoint.remove(tensor.name);
+      expect_bad(checkpoint, {"has no tensor " + tensor.name, "expected one of shape ["});
+    }
+  }
+}
+
+TEST(ModelErrors, EveryShapeIsChecked) {
+  const Checkpoint whole = qwen2();
+  for (const Tensor& tensor : whole.list.tensors()) {
+    SCOPED_TRACE(tensor.name);
+    Checkpoint checkpoint = whole;
+    auto& shape = checkpoint.tensor(tensor.name).shape;
+    shape = {shape[0] * shape[1], 1};
+    const std::string found = "[" + std::to_string(shape[0]) + ",1]";
+    const std::string wanted = "[" + std::to_string(tensor.shape[0]) + "," + std::to_string(tensor.shape[1]) + "]";
+    expect_bad(checkpoint, {"tensor " + tensor.name + " has shape " + found + ", expected " + wanted});
+  }
+}
+
+TEST(ModelErrors, FusedShape) {
+  Checkpoint checkpoint = fused(kQwen3Config, {});
+  checkpoint.tensor("model.layers.1.mlp.experts.down_proj").shape = {kExperts, kFfn, kHidden};
+  expect_bad(checkpoint, {"model.layers.1.mlp.experts.down_proj has shape [4,20,24], expected [4,24,20]"});
+}
+
+TEST(ModelErrors, NoExpertsAnywhere) {
+  Checkpoint checkpoint;
+  checkpoint.config = kMixtralConfig;
+  checkpoint.add("model.embed_tokens.weight", {10}, std::vector<float>(10));
+  expect_bad(checkpoint, {"found no experts of layer 0", "model.layers.0.block_sparse_moe.experts.0.w1.weight",
+                          " or model.layers.0.mlp.experts.gate_up_proj"});
+}
+
+TEST(ModelErrors, NotAFolder) {
+  const TempFolder folder;
+  expect_error(Code::io, {"absent", "is no folder"}, [&] { Model::open(folder / "absent"); });
+}
+
+TEST(ModelErrors, NoConfig) {
+  const TempFolder folder;
+  expect_error(Code::io, {"config.json", "cannot be opened: No such file"}, [&] { Model::open(folder.path()); });
+}
+
+TEST(ModelErrors, NoTensors) {
+  const TempFolder folder;
+  write_text(folder / "config.json", kMixtralConfig.dump());
+  expect_error(Code::io, {folder.path().string(), "neither model.safetensors nor model.safetensors.index.json"},
+               [&] { Model::open(folder.path()); });
+}
+
+TEST(ModelErrors, UnknownModelType) {
+  Checkpoint checkpoint = qwen3();
+  checkpoint.config["model_type"] = "llama";
+  expect_error(Code::not_supported, {"model_type is llama", "granitemoe, mixtral"}, [&] { checkpoint.open(); });
+}
+
+// ---- understood, but not run
+
+void expect_unsupported(const Checkpoint& checkpoint, const std::string& reason) {
+  const Model model = checkpoint.open();
+  ASSERT_EQ(model.info().unsupported, std::vector<std::string>{reason});
+  expect_error(Code::not_supported, {"model.safetensors", reason}, [&] { model.layer(0); });
+}
+
+TEST(ModelUnsupported, Activation) {
+  Checkpoint checkpoint = qwen3();
+  checkpoint.config["hidden_act"] = "relu";
+  expect_unsupported(checkpoint, "hidden_act is relu, supported: silu");
+}
+
+TEST(ModelUnsupported, QuantisedByTheConfig) {
+  Checkpoint checkpoint = qwen3();
+  checkpoint.config["quantization_config"] = {{"quant_method", "gptq"}};
+  checkpoint.remove("model.layers.0.mlp.experts.1.up_proj.weight");
+  expect_unsupported(checkpoint, "the weights are quantised (gptq), supported: f32, bf16, f16");
+}
+
+TEST(ModelUnsupported, QuantisedWithNamesOfItsOwn) {
+  Checkpoint checkpoint;
+  checkpoint.config = kQwen3Config;
+  checkpoint.config["quantization_config"] = {{"quant_method", "gptq"}};
+  EXPECT_EQ(checkpoint.open().info().layout, "");
+}
+
+void set_type(Tensor& tensor, DType dtype) {
+  tensor.shape.back() *= static_cast<std::int64_t>(dtype_bytes(tensor.dtype) / dtype_bytes(dtype));
+  tensor.dtype = dtype;
+}
+
+TEST(ModelUnsupported, EightBitExperts) {
+  for (const DType dtype : {DType::f8_e4m3, DType::i8}) {
+    Checkpoint checkpoint = qwen3();
+    for (Tensor& tensor : checkpoint.list.tensors()) {
+      if (tensor.name.find("experts") != std::string::npos) set_type(tensor, dtype);
+    }
+    expect_unsupported(checkpoint,
+                       std::string("expert tensors are ") + dtype_name(dtype) + ", supported: f32, bf16, f16");
+    EXPECT_EQ(checkpoint.open().info().weights, dtype);
+  }
+}
+
+TEST(ModelUnsupported, MixedExperts) {
+  Checkpoint checkpoint = qwen3();
+  Checkpoint half = qwen3(DType::bf16);
+  const char* name = "model.layers.1.mlp.experts.2.down_proj.weight";
+  checkpoint.tensor(name) = half.tensor(name);
+  expect_unsupported(checkpoint, "expert tensors are f32 and bf16, supported: one type for all");
+}
+
+TEST(ModelUnsupported, RouterType) {
+  Checkpoint checkpoint = qwen3();
+  set_type(checkpoint.tensor("model.layers.0.mlp.gate.weight"), DType::u8);
+  expect_unsupported(checkpoint, "router or shared tensors are u8, supported: f32, bf16, f16");
+}
+
+// ---- memory
+
+std::size_t mapped_file_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("RssFile:")) return std::stoul(line.substr(8)) * 1024;
+  }
+  throw std::runtime_error("no RssFile");
+}
+
+// 32 experts of 1.5 MB each; those that are done must not stay.
+TEST(Model, HoldsOneExpertOfTheFile) {
+  constexpr std::int64_t kWide = 512;
+  constexpr std::int64_t kMany = 32;
+  Checkpoint checkpoint;
+  checkpoint.config = {{"model_type", "qwen3_moe"},
+                       {"num_hidden_layers", 1},
+                       {"num_experts_per_tok", 1},
+                       {"hidden_size", kWide},
+                       {"num_experts", kMany},
+                       {"mlp_only_layers", json::array()},
+                       {"moe_intermediate_size", kWide / 2}};
+  checkpoint.add("model.layers.0.mlp.gate.weight", {kMany, kWide}, std::vector<float>(kMany * kWide));
+  checkpoint.add("model.layers.0.mlp.experts.gate_up_proj", {kMany, kWide, kWide},
+                 std::vector<float>(kMany * kWide * kWide));
+  checkpoint.add("model.layers.0.mlp.experts.down_proj", {kMany, kWide, kWide / 2},
+                 std::vector<float>(kMany * kWide * kWide / 2));
+  const Model model = checkpoint.open();
+  const std::size_t before = mapped_file_bytes();
+  std::size_t most = 0;
+  const Layer layer =
+      model.layer(0, {}, [&](std::int32_t, std::int32_t) { most = std::max(most, mapped_file_bytes()); });
+  constexpr std::size_t kExpertBytes = 3 * kWide * kWide / 2 * sizeof(float);
+  EXPECT_LT(most, before + 2 * kExpertBytes);
+}
+
+}  // namespace
