@@ -20,6 +20,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kMaxCopyBytes = 6.0 * (1 << 30);
 constexpr double kDefaultCacheBytes = 32.0 * (1 << 20);  // where the system does not say
+constexpr int kMaxCopies = 1000;
 constexpr int kMinRounds = 7;
 constexpr int kMaxRounds = 301;
 // Each call begins at another row of x, so that it routes otherwise.
@@ -48,19 +49,36 @@ double expert_bytes(const BenchConfig& config, DType dtype) {
          static_cast<double>(dtype_bytes(dtype));
 }
 
-// Copies of the layer that calls with the fewest tokens go through until the caches hold nothing of the first.
-int copies_for(const BenchConfig& config, DType dtype, std::int64_t fewest_tokens) {
-  const double rows = static_cast<double>(fewest_tokens) * config.topk;
-  const double touched = expert_bytes(config, dtype) * std::min<double>(rows, config.experts);
+// Bytes of expert weights that a batch uses, expected for experts chosen at random.
+double expected_bytes(const BenchConfig& config, DType dtype, std::int64_t tokens) {
+  const double unused = std::pow(1 - static_cast<double>(config.topk) / config.experts, static_cast<double>(tokens));
+  return expert_bytes(config, dtype) * config.experts * (1 - unused);
+}
+
+// As many copies as calls, one after the other in any place of the cycle, use far more weights than the caches hold.
+int copies_wanted(const BenchConfig& config, DType dtype, const std::vector<std::int64_t>& tokens) {
+  const double enough = 4 * last_level_cache_bytes();
+  int copies = 1;
+  for (std::size_t first = 0; first < tokens.size(); ++first) {
+    double used = 0;
+    int calls = 0;
+    for (; used < enough && calls < kMaxCopies; ++calls) {
+      used += expected_bytes(config, dtype, tokens[(first + static_cast<std::size_t>(calls)) % tokens.size()]);
+    }
+    copies = std::max(copies, calls);
+  }
+  return copies;
+}
+
+int copies_for(const BenchConfig& config, DType dtype, const std::vector<std::int64_t>& tokens) {
   const double layer = expert_bytes(config, dtype) * config.experts;
   const double memory = available_bytes();
   if (layer > 0.8 * memory) {
     throw Error(Code::out_of_memory, fmt::format("bench: config {} needs {}, available are {}", config.name,
                                                  bytes_text(layer), bytes_text(memory)));
   }
-  const double wanted = std::ceil(4 * last_level_cache_bytes() / touched);
   const double possible = std::floor(std::min(kMaxCopyBytes, memory / 2) / layer);
-  return static_cast<int>(std::clamp(std::min(wanted, possible), 1.0, 1000.0));
+  return static_cast<int>(std::clamp<double>(copies_wanted(config, dtype, tokens), 1, std::max(possible, 1.0)));
 }
 
 double distinct_experts(const Routing& routing, std::vector<char>& seen) {
@@ -107,11 +125,11 @@ struct Series {
 // All copies of one layer, and what its forwards read and write.
 class Bench {
  public:
-  Bench(const BenchConfig& config, DType dtype, std::int64_t fewest_tokens, std::int64_t most_tokens,
-        const Threads& threads)
-      : config_(config), dtype_(dtype), seen_(static_cast<std::size_t>(config.experts)) {
+  Bench(const BenchConfig& config, DType dtype, const std::vector<std::int64_t>& tokens, const Threads& threads)
+      : config_(config), dtype_(dtype), tokens_(tokens), seen_(static_cast<std::size_t>(config.experts)) {
+    const std::int64_t most_tokens = *std::max_element(tokens.begin(), tokens.end());
     const RandomLayers layers({config.hidden, config.ffn, config.experts, config.topk}, dtype, threads);
-    const int copies = copies_for(config, dtype, fewest_tokens);
+    const int copies = copies_for(config, dtype, tokens);
     for (int i = 0; i < copies; ++i) copies_.push_back(layers.make());
     const auto x_elements = static_cast<std::size_t>((most_tokens + kShifts) * config.hidden);
     x_ = random_values(x_elements, dtype, std::sqrt(3.0), 3, threads);
@@ -120,9 +138,9 @@ class Bench {
   }
 
   // All numbers of tokens in turn, so that what disturbs the machine disturbs them alike.
-  std::vector<Series> measure(const std::vector<std::int64_t>& tokens, double seconds) {
+  std::vector<Series> measure(double seconds) {
     std::vector<Series> all;
-    for (const std::int64_t count : tokens) {
+    for (const std::int64_t count : tokens_) {
       all.push_back({config_, dtype_, count, Path::grouped, {}});
       forward(all.back());
       all.back().samples.clear();  // the first touch of the memory
@@ -152,6 +170,7 @@ class Bench {
 
   BenchConfig config_;
   DType dtype_;
+  std::vector<std::int64_t> tokens_;
   std::vector<char> seen_;
   std::vector<Layer> copies_;
   std::vector<std::byte> x_;
@@ -192,13 +211,12 @@ Roofline better(Roofline one, const Roofline& other) {
 
 BenchResult bench_layers(const BenchRequest& request) {
   const Threads threads = Threads::pool(request.threads);
-  const auto [fewest, most] = std::minmax_element(request.tokens.begin(), request.tokens.end());
   const Roofline before = probe_roofline(threads);
   std::vector<Series> all;
   for (const BenchConfig& config : request.configs) {
     for (const DType dtype : request.dtypes) {
-      Bench bench(config, dtype, *fewest, *most, threads);
-      std::vector<Series> measured = bench.measure(request.tokens, request.seconds);
+      Bench bench(config, dtype, request.tokens, threads);
+      std::vector<Series> measured = bench.measure(request.seconds);
       std::move(measured.begin(), measured.end(), std::back_inserter(all));
     }
   }
@@ -211,7 +229,7 @@ std::string probe_text(const Roofline& probe) {
   std::string text = fmt::format("probe  {}, {} thread{}: {:.1f} GB/s memory, {:.0f} GFLOP/s f32", isa_name(probe.isa),
                                  probe.threads, probe.threads == 1 ? "" : "s", probe.dram_gbps, probe.fma_gflops);
   if (probe.bf16_gflops > 0) text += fmt::format(", {:.0f} bf16", probe.bf16_gflops);
-  return text + "\n";
+  return text;
 }
 
 std::vector<std::string> bench_columns() {
@@ -234,7 +252,7 @@ std::vector<std::string> bench_cells(const BenchRow& row) {
 std::string bench_text(const BenchResult& result) {
   TextTable table(bench_columns());
   for (const BenchRow& row : result.rows) table.add(bench_cells(row));
-  return probe_text(result.probe) + "\n" + table.text();
+  return probe_text(result.probe) + "\n\n" + table.text();
 }
 
 }  // namespace switchyard::cli

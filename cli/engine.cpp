@@ -19,12 +19,16 @@
 namespace switchyard::cli {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr double kToleranceF32 = 1e-4;
 constexpr double kToleranceBf16 = 2e-2;
 
 // A short forward is repeated, so that its time is not that of the first touch of the memory.
 constexpr int kMaxForwards = 5;
 constexpr double kEnoughMs = 50;
+
+constexpr std::chrono::milliseconds kProgressInterval{100};
 
 std::string input_name(const RunOptions& options, std::int32_t layer) {
   return options.tensor.empty() ? fmt::format("layer.{}.input", layer) : options.tensor;
@@ -72,7 +76,9 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void show(std::int32_t done, std::int32_t of) {
-    if (::isatty(STDERR_FILENO) == 0) return;
+    const auto now = Clock::now();
+    if (::isatty(STDERR_FILENO) == 0 || now < next_) return;
+    next_ = now + kProgressInterval;
     shown_ = true;
     const auto text = fmt::format("\rloading layer {}: expert {} of {}\x1b[K", layer_, done, of);
     std::fputs(text.c_str(), stderr);
@@ -82,6 +88,7 @@ class Progress {
  private:
   std::int32_t layer_;
   bool shown_ = false;
+  Clock::time_point next_ = Clock::now() + kProgressInterval;
 };
 
 Layer load_layer(const Model& model, std::int32_t layer, const LayerOptions& options) {
@@ -92,7 +99,6 @@ Layer load_layer(const Model& model, std::int32_t layer, const LayerOptions& opt
 // Runs `forward` a few times and returns the time of the fastest in ms.
 template <class Forward>
 double fastest_ms(const Forward& forward) {
-  using Clock = std::chrono::steady_clock;
   double fastest = std::numeric_limits<double>::infinity();
   double sum = 0;
   for (int i = 0; i < kMaxForwards && sum < kEnoughMs; ++i) {

@@ -3,16 +3,16 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <map>
+#include <filesystem>
 #include <new>
+#include <string>
+#include <system_error>
 
 #include "commands.hpp"
 #include "switchyard/version.hpp"
 
 namespace switchyard::cli {
 namespace {
-
-const std::map<std::string, DType> kDTypes{{"f32", DType::f32}, {"bf16", DType::bf16}};
 
 constexpr int kMaxThreads = 1024;
 constexpr std::int64_t kMaxBenchTokens = 1 << 20;
@@ -28,6 +28,13 @@ void add_threads(CLI::App* command, int& threads) {
   command->add_option("--threads", threads, "Threads; default: all processors this process may use")
       ->check(CLI::Range(1, kMaxThreads).description(""))
       ->type_name("N");
+}
+
+void add_dtype(CLI::App* command, DType& dtype, const std::string& description) {
+  const auto set = [&dtype](const std::string& name) { dtype = name == "bf16" ? DType::bf16 : DType::f32; };
+  command->add_option_function<std::string>("--dtype", set, description)
+      ->check(CLI::IsMember({"f32", "bf16"}).description(""))
+      ->type_name("f32|bf16");
 }
 
 CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
@@ -50,9 +57,7 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
       ->type_name("N")
       ->allow_extra_args(false);
   command->add_option("--tensor", options.tensor, "Name of the input tensor, for one --layer")->type_name("NAME");
-  command->add_option("--dtype", options.dtype, "What the experts multiply: f32 (default) or bf16")
-      ->transform(CLI::CheckedTransformer(kDTypes).description(""))
-      ->type_name("f32|bf16");
+  add_dtype(command, options.dtype, "What the experts multiply: f32 (default) or bf16");
   add_threads(command, options.threads);
   command->add_flag("--expect", options.expect, "Compare with layer.L.output and layer.L.expert of the input file");
   command->add_option("--report", options.report, "Write a page about the run")->type_name("FILE.html");
@@ -73,9 +78,7 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
       ->delimiter(',')
       ->check(CLI::Range(std::int64_t{1}, kMaxBenchTokens).description(""))
       ->type_name("LIST");
-  command->add_option("--dtype", options.dtype, "Type of weights and activations: f32 (default) or bf16")
-      ->transform(CLI::CheckedTransformer(kDTypes).description(""))
-      ->type_name("f32|bf16");
+  add_dtype(command, options.dtype, "Type of weights and activations: f32 (default) or bf16");
   add_threads(command, options.threads);
   command->add_flag("--json", options.json, "Print JSON");
   command->footer(

@@ -18,18 +18,18 @@ namespace switchyard::cli {
 namespace {
 
 constexpr std::string_view kStyle = R"(
-:root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--text:#1b2330;--soft:#5c6778;--line:#dde2ea;--heat:#0b63ce;--bad:#b3261e;--good:#1b7a3d}
-@media(prefers-color-scheme:dark){:root{--page:#11151b;--card:#1a2029;--text:#e6eaf0;--soft:#9aa6b6;--line:#2e3744;--heat:#58a6ff;--bad:#ff8a80;--good:#6fd08c}}
+:root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--text:#1b2330;--soft:#5c6778;--line:#dde2ea;--heat:#0b63ce;--off:#ecd3b0;--bad:#b3261e;--good:#1b7a3d}
+@media(prefers-color-scheme:dark){:root{--page:#11151b;--card:#1a2029;--text:#e6eaf0;--soft:#9aa6b6;--line:#2e3744;--heat:#58a6ff;--off:#5d472c;--bad:#ff8a80;--good:#6fd08c}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:72rem;padding:1rem;background:var(--page);color:var(--text);font:16px/1.5 system-ui,sans-serif}
 h1{font-size:1.5rem;margin:.5rem 0 0}h2{font-size:1.15rem;margin:0 0 .75rem}
-p{margin:.25rem 0}.soft{color:var(--soft)}.good{color:var(--good)}.bad{color:var(--bad)}
+p{margin:.5rem 0}.soft{color:var(--soft)}.good{color:var(--good)}.bad{color:var(--bad)}
 section{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:1rem;margin:1rem 0}
-dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr));gap:.75rem;margin:0}
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.5rem,1fr));gap:.75rem;margin:0}
 dt{color:var(--soft);font-size:.85rem}dd{margin:0;font-weight:600;overflow-wrap:anywhere}
 .scroll{overflow-x:auto}.heat{display:grid;grid-template-columns:max-content 1fr;gap:3px .6rem;align-items:center}
 .heat span{position:sticky;left:0;background:var(--card);padding-right:.25rem;font-size:.85rem;color:var(--soft)}
-svg{display:block;width:100%;overflow:visible}rect{fill:var(--heat)}rect.off{fill:var(--line);fill-opacity:.6}
+svg{display:block;width:100%;overflow:visible}rect{fill:var(--heat)}rect.off{fill:var(--off)}
 rect:hover{stroke:var(--text);stroke-width:2px;vector-effect:non-scaling-stroke}
 .mean{stroke:var(--text);stroke-width:1.5px;stroke-dasharray:5 4;vector-effect:non-scaling-stroke}
 .ends{display:flex;justify-content:space-between;font-size:.85rem;color:var(--soft);margin-top:.25rem}
@@ -166,7 +166,7 @@ void add_heat_map(Page& page, const ModelRun& run) {
     page.add("</svg>\n");
   }
   page.add(
-      "</div></div>\n<p class=\"soft\">One row per layer, one column per expert, expert 0 on the left. Grey: not "
+      "</div></div>\n<p class=\"soft\">One row per layer, one column per expert, expert 0 on the left. Brown: not "
       "used.</p>\n<div class=\"scale\"></div><div class=\"ends\" style=\"max-width:20rem\"><span>0</span>"
       "<span>{:.2f} × the layer’s mean</span></div></section>\n",
       most);

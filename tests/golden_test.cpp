@@ -127,6 +127,6 @@ TEST_P(Golden, Bf16Activations) {
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
                          ::testing::Values("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_moe_odd", "olmoe", "granitemoe",
                                            "qwen3_vl_moe", "qwen3_moe_fused", "qwen3_moe_sharded", "tiny_qwen3_moe"),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& model) { return model.param; });
 
 }  // namespace

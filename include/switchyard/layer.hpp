@@ -22,7 +22,7 @@ struct LayerOptions {
   // Type that the experts multiply: x and the activations between the GEMMs are rounded to it. bf16 needs Format::bf16.
   DType activations = DType::f32;
   Device device = Device::cpu;  // cuda: not_supported in a build without it
-  Threads threads;
+  Threads threads = {};
 };
 
 // Everything a layer is made of, as views that are read during construction only.

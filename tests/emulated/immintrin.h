@@ -1,0 +1,54 @@
+// Stands before the compiler's immintrin.h: AVX-512 in portable code (SIMDe), so that the text of these kernels is
+// tested on machines without it. Proves nothing about the hardware: VDPBF16PS is written here as the manual describes
+// it.
+#pragma once
+
+#include_next <immintrin.h>
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/fma.h>
+
+// What SIMDe 0.7 lacks.
+static inline __m512i emulated_cvtepu16_epi32(__m256i narrow) {
+  alignas(32) unsigned short from[16];
+  alignas(64) unsigned to[16];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(from), narrow);
+  for (int i = 0; i < 16; ++i) {
+    to[i] = from[i];
+  }
+  return _mm512_loadu_si512(to);
+}
+#define _mm512_cvtepu16_epi32(a) emulated_cvtepu16_epi32(a)
+
+static inline __m512 emulated_mask_loadu_ps(__m512 fill, unsigned mask, const float* from) {
+  alignas(64) float lane[16];
+  _mm512_store_ps(lane, fill);
+  for (unsigned i = 0; i < 16; ++i) {
+    lane[i] = (mask >> i & 1U) != 0 ? from[i] : lane[i];
+  }
+  return _mm512_load_ps(lane);
+}
+#define _mm512_mask_loadu_ps(fill, mask, from) emulated_mask_loadu_ps(fill, mask, from)
+
+static inline __m256i emulated_cvtepi32_epi16(__m512i wide) {
+  alignas(64) unsigned from[16];
+  alignas(32) unsigned short to[16];
+  _mm512_store_si512(from, wide);
+  for (int i = 0; i < 16; ++i) {
+    to[i] = static_cast<unsigned short>(from[i]);
+  }
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(to));
+}
+#define _mm512_cvtepi32_epi16(a) emulated_cvtepi32_epi16(a)
+
+// SIMDe adds both products at once; the instruction does two FMAs, odd element first (Intel SDM).
+static inline __m512 emulated_dpbf16_ps(__m512 sum, __m512i a, __m512i b) {
+  const __m512i odd = _mm512_set1_epi32(static_cast<int>(0xffff0000U));
+  sum = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(a, odd)), _mm512_castsi512_ps(_mm512_and_si512(b, odd)),
+                        sum);
+  return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)),
+                         sum);
+}
+#undef _mm512_dpbf16_ps
+#define _mm512_dpbf16_ps(sum, a, b) emulated_dpbf16_ps(sum, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b))

@@ -1,0 +1,76 @@
+// The AVX-512 kernels, compiled with emulated intrinsics, against the plain ones: their text is tested on every
+// machine. What only the hardware can show is in isa_test.
+#include <gtest/gtest.h>
+
+#include "kernel_runs.hpp"
+
+namespace switchyard {
+
+extern const Kernels kKernelsPlain;
+extern const Kernels kEmulatedAvx512;
+extern const Kernels kEmulatedAvx512Vnni;
+extern const Kernels kEmulatedAvx512Bf16;
+
+}  // namespace switchyard
+
+namespace {
+
+using namespace switchyard;
+
+class Emulated : public testing::TestWithParam<const Kernels*> {
+ protected:
+  void SetUp() override {
+    if (available_isas().size() < 2) {
+      GTEST_SKIP() << "this machine has no AVX2, which the emulation is compiled for";
+    }
+  }
+};
+
+TEST_P(Emulated, GemmGivesTheBitsOfPlain) {
+  constexpr std::int64_t kDepth = 70;
+  for (const Math math : {Math::f32, Math::widened, Math::bf16}) {
+    for (const bool gated : {false, true}) {
+      for (const std::int64_t rows : {1, 2, 5, 7, 9, 12, 13, 14, 27, 40}) {
+        const auto x = kernel_runs::normal_values(static_cast<std::size_t>(rows * kDepth), 1);
+        const auto weight = kernel_runs::normal_values(37 * kDepth, 2);
+        EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, kDepth, gated),
+                  kernel_runs::gemm(kKernelsPlain, math, x, weight, kDepth, gated))
+            << "math " << static_cast<int>(math) << " rows " << rows << " gated " << gated;
+      }
+    }
+    for (const bool finite : {true, false}) {
+      const auto x = kernel_runs::wild_values(15 * kDepth, finite, 3);
+      const auto weight = kernel_runs::wild_values(40 * kDepth, finite, 4);
+      EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, kDepth),
+                kernel_runs::gemm(kKernelsPlain, math, x, weight, kDepth));
+    }
+  }
+}
+
+TEST_P(Emulated, RouteGivesTheBitsOfPlain) {
+  for (const std::int32_t experts : {1, 16, 37, 100}) {
+    for (const std::int32_t topk : {1, 17, 64}) {
+      if (topk <= experts) {
+        for (const auto& logits : {kernel_runs::normal_values(static_cast<std::size_t>(9 * experts), 5),
+                                   kernel_runs::wild_values(static_cast<std::size_t>(9 * experts), false, 6)}) {
+          EXPECT_EQ(kernel_runs::route(*GetParam(), logits, experts, topk),
+                    kernel_runs::route(kKernelsPlain, logits, experts, topk));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Emulated, CombineGivesTheBitsOfPlain) {
+  for (const std::int64_t hidden : {1, 8, 17, 33, 64, 72}) {
+    for (const DType type : {DType::f32, DType::bf16}) {
+      EXPECT_EQ(kernel_runs::combine(*GetParam(), hidden, type), kernel_runs::combine(kKernelsPlain, hidden, type));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Avx512, Emulated,
+                         testing::Values(&kEmulatedAvx512, &kEmulatedAvx512Vnni, &kEmulatedAvx512Bf16),
+                         [](const auto& kernels) { return std::string(isa_name(kernels.param->isa)); });
+
+}  // namespace

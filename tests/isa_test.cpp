@@ -1,0 +1,133 @@
+// The same bits from every instruction set that the machine has.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <limits>
+
+#include "kernel_runs.hpp"
+#include "made_layer.hpp"
+#include "switchyard/cpu.hpp"
+
+namespace {
+
+using namespace made;
+
+// Runs `work` on every available set, and puts the chosen one back.
+template <class Work>
+void on_every_isa(const Work& work) {
+  const Isa before = current_isa();
+  for (const Isa isa : available_isas()) {
+    set_isa(isa);
+    ASSERT_EQ(current_isa(), isa);
+    work(isa);
+  }
+  set_isa(before);
+}
+
+TEST(Isa, ListsAreBestFirstAndPlainIsAlwaysThere) {
+  const auto known = known_isas();
+  EXPECT_TRUE(std::is_sorted(known.begin(), known.end(), std::greater<>()));
+  const auto available = available_isas();
+  EXPECT_TRUE(std::is_sorted(available.begin(), available.end(), std::greater<>()));
+  EXPECT_EQ(available.back(), Isa::plain);
+  for (const Isa isa : known) {
+    EXPECT_EQ(parse_isa(isa_name(isa)), isa);
+  }
+}
+
+TEST(Isa, UnknownAndMissingSetsThrow) {
+  try {
+    parse_isa("mmx");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::invalid_argument);
+    EXPECT_STREQ(
+        error.what(),
+        "cpu: instruction set 'mmx' is unknown, expected one of avx512_bf16, avx512_vnni, avx512, avx2, plain");
+  }
+  const auto available = available_isas();
+  for (const Isa isa : known_isas()) {
+    if (std::find(available.begin(), available.end(), isa) == available.end()) {
+      EXPECT_THROW(set_isa(isa), Error) << isa_name(isa);
+    }
+  }
+}
+
+struct Outcome {
+  std::vector<std::byte> y;
+  std::vector<std::int32_t> expert;
+  std::vector<float> weight;
+  bool operator==(const Outcome&) const = default;
+};
+
+Outcome run(const Layer& layer, const Rows& x, DType out) {
+  Rows y(out, x.rows, x.cols);
+  Workspace workspace(layer.workspace_bytes(x.rows));
+  const Routing routing = layer.forward(x.view(), y.view(), workspace).routing;
+  const std::int64_t slots = routing.tokens * routing.topk;
+  return {y.bytes, {routing.expert, routing.expert + slots}, {routing.weight, routing.weight + slots}};
+}
+
+TEST(Isa, EverySetGivesTheSameBits) {
+  for (const LayerCase& shape : kTestCases) {
+    if (shape.name == "s") {
+      continue;
+    }
+    const Weights weights(shape, Shared::gated, 1);
+    for (const Arithmetic& arithmetic : kArithmetics) {
+      const Layer layer = weights.layer({shape.topk, Score::softmax, true},
+                                        {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
+      std::mt19937 random(2);
+      const reference::Table tokens = random_table(29, shape.hidden, 1.0, random);
+      for (const DType type : {DType::f32, DType::bf16}) {
+        const Rows x(type, tokens);
+        std::optional<Outcome> first;
+        on_every_isa([&](Isa isa) {
+          const Outcome outcome = run(layer, x, type);
+          first = first.value_or(outcome);
+          EXPECT_EQ(outcome, *first) << isa_name(isa) << " " << shape.name << " " << arithmetic.name;
+        });
+      }
+    }
+  }
+}
+
+TEST(Isa, WildValuesGiveTheSameBitsInEveryArithmetic) {
+  constexpr std::int64_t kDepth = 70;
+  for (const bool finite : {true, false}) {
+    for (const Math math : {Math::f32, Math::widened, Math::bf16}) {
+      for (unsigned seed = 0; seed < 20; ++seed) {
+        const std::vector<float> rows = kernel_runs::wild_values(15 * kDepth, finite, seed);
+        const std::vector<float> weight = kernel_runs::wild_values(40 * kDepth, finite, seed + 1000);
+        std::vector<std::uint32_t> first;
+        on_every_isa([&](Isa isa) {
+          const auto bits = kernel_runs::gemm(current_kernels(), math, rows, weight, kDepth);
+          first = first.empty() ? bits : first;
+          EXPECT_EQ(bits, first) << isa_name(isa) << " math " << static_cast<int>(math) << " seed " << seed;
+        });
+      }
+    }
+  }
+}
+
+// The proof that VDPBF16PS and two FMAs, odd element first, denormals as zero, are the same, on the machines that can
+// give it.
+TEST(Isa, TheBf16UnitGivesTheBitsOfWidenedFmas) {
+  const auto available = available_isas();
+  if (std::find(available.begin(), available.end(), Isa::avx512_bf16) == available.end()) {
+    GTEST_SKIP() << "this machine has no BF16 unit: the equality of VDPBF16PS with two FMAs is not proved here";
+  }
+  constexpr std::int64_t kDepth = 2;  // a single dot product step, and the sum it starts from
+  const Isa before = current_isa();
+  for (unsigned seed = 0; seed < 2000; ++seed) {
+    const std::vector<float> rows = kernel_runs::wild_values(13 * kDepth, true, seed);
+    const std::vector<float> weight = kernel_runs::wild_values(32 * kDepth, true, seed + 100000);
+    set_isa(Isa::avx512_bf16);
+    const auto unit = kernel_runs::gemm(current_kernels(), Math::bf16, rows, weight, kDepth);
+    set_isa(Isa::avx512);
+    ASSERT_EQ(unit, kernel_runs::gemm(current_kernels(), Math::bf16, rows, weight, kDepth)) << "seed " << seed;
+  }
+  set_isa(before);
+}
+
+}  // namespace

@@ -1,0 +1,118 @@
+// Single kernels of a table on given data, and the bits that they yield.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "cpu/kernels.hpp"
+#include "experts/packed.hpp"
+#include "switchyard/workspace.hpp"
+
+namespace kernel_runs {
+
+using namespace switchyard;
+
+// NaN as one value: its payload is not defined.
+inline std::vector<std::uint32_t> bits_of(const std::vector<float>& values) {
+  std::vector<std::uint32_t> bits(values.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    std::memcpy(&bits[i], &values[i], 4);
+    bits[i] = std::isnan(values[i]) ? 0x7fc00000U : bits[i];
+  }
+  return bits;
+}
+
+// rows [*, depth] · weight [*, depth]ᵀ; gated: silu(rows · weightᵀ) · (rows · weightᵀ).
+inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const std::vector<float>& rows,
+                                       const std::vector<float>& weight, std::int64_t depth, bool gated = false) {
+  const std::int64_t count = static_cast<std::int64_t>(rows.size()) / depth;
+  const std::int64_t features = static_cast<std::int64_t>(weight.size()) / depth;
+  PackedMatrices packed(1, features, depth, gated, math == Math::f32 ? Format::f32 : Format::bf16);
+  const WeightView view{weight.data(), DType::f32, depth, 1};
+  packed.pack(0, view, view, Threads::pool(1));
+  std::vector<float> out(static_cast<std::size_t>(count * packed.out_width()));
+  Workspace scratch(gemm_scratch_bytes(count, packed.padded_depth()));
+  GemmArgs args{};
+  args.math = math;
+  args.rows = rows.data();
+  args.rows_type = DType::f32;
+  args.rows_stride = depth;
+  args.row_count = count;
+  args.depth = depth;
+  args.panels = packed.matrix(0);
+  args.panel_bytes = packed.panel_bytes();
+  args.panel_end = packed.panels();
+  args.padded_depth = packed.padded_depth();
+  args.out = out.data();
+  args.out_type = DType::f32;
+  args.out_stride = packed.out_width();
+  args.gated = gated;
+  args.scratch = static_cast<std::byte*>(scratch.data());
+  kernels.gemm(args);
+  return bits_of(out);
+}
+
+// bf16 values of every kind: normal, huge, tiny, denormal, zero of both signs; not finite ones only if asked for.
+inline std::vector<float> wild_values(std::size_t count, bool finite, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<float> values(count);
+  for (float& value : values) {
+    auto bits = static_cast<std::uint32_t>(random() & 0xffff0000U);
+    if (random() % 4 == 0) {
+      bits &= 0x807f0000U;  // a denormal or zero
+    }
+    if (finite && (bits & 0x7f800000U) >= 0x60000000U) {
+      bits &= 0xbfffffffU;  // keeps sums finite
+    }
+    std::memcpy(&value, &bits, 4);
+  }
+  return values;
+}
+
+inline std::vector<float> normal_values(std::size_t count, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, 1);
+  std::vector<float> values(count);
+  for (float& value : values) {
+    value = normal(random);
+  }
+  return values;
+}
+
+struct Routed {
+  std::vector<std::int32_t> expert;
+  std::vector<std::uint32_t> weight;
+  bool operator==(const Routed&) const = default;
+};
+
+inline Routed route(const Kernels& kernels, const std::vector<float>& logits, std::int32_t experts, std::int32_t topk) {
+  const std::int64_t count = static_cast<std::int64_t>(logits.size()) / experts;
+  std::vector<std::int32_t> expert(static_cast<std::size_t>(count * topk));
+  std::vector<float> weight(expert.size());
+  kernels.route({logits.data(), experts, count, experts, topk, true, expert.data(), weight.data()});
+  return {expert, bits_of(weight)};
+}
+
+// Every second slot off, a shared row with a gate, hidden of any size; bf16 results as they are, f32 ones as their
+// bits.
+inline std::vector<std::uint32_t> combine(const Kernels& kernels, std::int64_t hidden, DType out_type) {
+  constexpr std::int32_t kTopk = 3;
+  constexpr std::int64_t kTokens = 5;
+  const std::int64_t width = (hidden + kPanel - 1) / kPanel * kPanel;
+  const std::vector<float> rows = normal_values(static_cast<std::size_t>(kTokens * kTopk * width), 1);
+  const std::vector<float> shared = normal_values(static_cast<std::size_t>(kTokens * width), 2);
+  const std::vector<float> gates = normal_values(kTokens, 3);
+  const std::vector<float> weight = normal_values(kTokens * kTopk, 4);
+  std::vector<std::int64_t> slot_to_row(kTokens * kTopk);
+  for (std::size_t slot = 0; slot < slot_to_row.size(); ++slot) {
+    slot_to_row[slot] = slot % 2 == 0 ? static_cast<std::int64_t>(slot) : -1;
+  }
+  std::vector<std::uint32_t> out(static_cast<std::size_t>(kTokens * hidden));
+  kernels.combine({rows.data(), width, slot_to_row.data(), weight.data(), kTopk, shared.data(), width, gates.data(), 1,
+                   kTokens, hidden, out.data(), out_type, hidden});
+  return out;
+}
+
+}  // namespace kernel_runs

@@ -1,0 +1,98 @@
+// The pool and the queue above it.
+#include "switchyard/threads.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "cpu/parallel_for.hpp"
+#include "switchyard/error.hpp"
+
+namespace {
+
+using namespace switchyard;
+
+TEST(Threads, EveryItemRunsOnceWhateverTheCount) {
+  for (const int threads : {1, 2, 3, 16}) {
+    for (const std::int64_t items : {0, 1, 2, 1000}) {
+      std::vector<std::atomic<int>> runs(static_cast<std::size_t>(items));
+      std::atomic<bool> worker_in_range{true};
+      parallel_for(Threads::pool(threads), items, [&](std::int64_t item, int worker) {
+        ++runs[static_cast<std::size_t>(item)];
+        if (worker < 0 || worker >= threads) {
+          worker_in_range = false;
+        }
+      });
+      EXPECT_TRUE(std::all_of(runs.begin(), runs.end(), [](const auto& count) { return count == 1; }));
+      EXPECT_TRUE(worker_in_range);
+    }
+  }
+}
+
+TEST(Threads, AWorkerNumberIsNeverUsedTwiceAtOnce) {
+  std::vector<std::atomic<int>> busy(4);
+  std::atomic<bool> clash{false};
+  for (int round = 0; round < 200; ++round) {
+    parallel_for(Threads::pool(4), 64, [&](std::int64_t, int worker) {
+      if (busy[static_cast<std::size_t>(worker)].fetch_add(1) != 0) {
+        clash = true;
+      }
+      busy[static_cast<std::size_t>(worker)].fetch_sub(1);
+    });
+  }
+  EXPECT_FALSE(clash);
+}
+
+TEST(Threads, SeveralCallersAtOnceAllFinish) {
+  std::vector<std::thread> callers;
+  std::atomic<std::int64_t> sum{0};
+  for (int caller = 0; caller < 6; ++caller) {
+    callers.emplace_back([&] {
+      for (int round = 0; round < 100; ++round) {
+        parallel_for(Threads::pool(3), 20, [&](std::int64_t item, int) { sum += item; });
+      }
+    });
+  }
+  for (std::thread& caller : callers) {
+    caller.join();
+  }
+  EXPECT_EQ(sum, 6 * 100 * 190);
+}
+
+TEST(Threads, ACallInsideOfACallFinishes) {
+  std::atomic<int> runs{0};
+  parallel_for(Threads::pool(2), 4,
+               [&](std::int64_t, int) { parallel_for(Threads::pool(2), 4, [&](std::int64_t, int) { ++runs; }); });
+  EXPECT_EQ(runs, 16);
+}
+
+TEST(Threads, ParkedWorkersWakeUp) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // far beyond the spinning
+  std::atomic<int> workers_seen{0};
+  // The first items wait for a second worker: only a woken one ends this before the deadline.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  parallel_for(Threads::pool(2), 2, [&](std::int64_t, int) {
+    ++workers_seen;
+    while (workers_seen < 2 && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+    }
+  });
+  EXPECT_EQ(workers_seen, 2);
+  EXPECT_LT(std::chrono::steady_clock::now(), deadline) << "no second worker came";
+}
+
+TEST(Threads, CountsAndHostsAreChecked) {
+  EXPECT_GE(Threads().count(), 1);
+  EXPECT_EQ(Threads::pool(3).count(), 3);
+  EXPECT_THROW(Threads::pool(1025), Error);
+  EXPECT_THROW(Threads::host(2, nullptr, nullptr), Error);
+  const Threads::Run run = [](void*, int, Threads::Body, void*) {};
+  EXPECT_THROW(Threads::host(0, run, nullptr), Error);
+  EXPECT_EQ(Threads::host(5, run, nullptr).count(), 5);
+}
+
+}  // namespace
