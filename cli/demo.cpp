@@ -31,10 +31,9 @@ bool has_model(const std::filesystem::path& folder) {
 std::filesystem::path find_example() {
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
-  const std::filesystem::path installed =
-      program.parent_path().parent_path() / "share/switchyard/examples/tiny_qwen3_moe";
+  std::filesystem::path installed = program.parent_path().parent_path() / "share/switchyard/examples/tiny_qwen3_moe";
   if (!error && has_model(installed)) return installed;
-  const std::filesystem::path source = SWITCHYARD_EXAMPLE_MODEL;
+  std::filesystem::path source = SWITCHYARD_EXAMPLE_MODEL;
   if (has_model(source)) return source;
   throw Error(Code::io, fmt::format("demo: no example model in {} or {}: name one with --model", installed.string(),
                                     source.string()));

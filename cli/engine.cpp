@@ -195,8 +195,8 @@ std::vector<LayerTask> plan_tasks(const RunOptions& options, const ModelInfo& mo
     LayerTask task{layer, input.activations(input_name(options, layer), model.hidden), {}};
     if (options.expect) {
       const std::string output = fmt::format("layer.{}.output", layer);
-      task.expected.emplace(input.activations(output, model.hidden),
-                            input.experts(fmt::format("layer.{}.expert", layer), task.x.tokens, model.router.topk));
+      task.expected = Expected{input.activations(output, model.hidden),
+                               input.experts(fmt::format("layer.{}.expert", layer), task.x.tokens, model.router.topk)};
       if (task.expected->output.tokens != task.x.tokens) {
         throw Error(Code::bad_data, fmt::format("run: {}: {} has {} tokens, expected {}", options.input.string(),
                                                 output, task.expected->output.tokens, task.x.tokens));

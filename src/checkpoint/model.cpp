@@ -17,8 +17,8 @@ namespace fs = std::filesystem;
 
 // A single file first, as transformers does.
 fs::path find_tensors(const fs::path& folder) {
-  const fs::path single = folder / "model.safetensors";
-  const fs::path index = folder / "model.safetensors.index.json";
+  fs::path single = folder / "model.safetensors";
+  fs::path index = folder / "model.safetensors.index.json";
   std::error_code error;
   if (fs::exists(single, error)) return single;
   if (fs::exists(index, error)) return index;

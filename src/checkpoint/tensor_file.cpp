@@ -78,9 +78,8 @@ class Mapping {
   static void release(const std::byte* data, std::size_t bytes) noexcept {
     if (bytes == 0) return;
     const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-    const auto begin = reinterpret_cast<std::uintptr_t>(data) / page * page;
-    const auto end = reinterpret_cast<std::uintptr_t>(data) + bytes;
-    ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+    const std::size_t before = reinterpret_cast<std::uintptr_t>(data) % page;
+    ::madvise(const_cast<std::byte*>(data - before), bytes + before, MADV_DONTNEED);
   }
 
  private:

@@ -9,7 +9,7 @@
 #include "cpu/vec_avx512.hpp"
 #include "cpu/flush_denormals_x86.hpp"
 #include "cpu/kernels_inl.hpp"
-#include "cpu/peak_vnni.hpp"
+#include "cpu/peak_vnni_inl.hpp"
 // clang-format on
 
 namespace switchyard {

@@ -65,6 +65,7 @@ struct V : Lanes8 {
   static R odd(const std::byte* pairs) {
     return make([=](int i) { return from_bits(pair(pairs, i) & 0xffff0000U); });
   }
+  static void hold_loads() {}
   static void prefetch(const std::byte*) {}
 
  private:

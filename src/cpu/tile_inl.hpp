@@ -1,0 +1,167 @@
+// Tiles: sums of a few rows times one panel; part of a kernel file, see kernels_inl.hpp.
+
+namespace switchyard {
+namespace {
+
+constexpr std::int64_t kBlock = 64 / sizeof(float);  // contraction steps per 64-byte line of a row tile
+
+// Depth that is run over all row tiles before the next, so that its 128 KiB of a panel stay in half of the smallest L2
+// (512 KiB) with the next panel's share.
+constexpr std::int64_t kPanelBlockBytes = 128 << 10;
+// Distance of prefetching when a panel is read once: 24 KiB are in flight long before use (100 ns at 40 GB/s are 4 KiB)
+// and fit every L1 + L2.
+constexpr std::int64_t kStreamAhead = 24 << 10;
+
+constexpr std::int64_t weight_size(Math math) { return math == Math::f32 ? 4 : 2; }
+constexpr bool paired_rows(Math math) { return math == Math::bf16 && V::kHasDot; }
+
+// Prefetching spread over a tile: `lines` cache lines per step of the contraction block.
+struct Prefetch {
+  const std::byte* from;
+  std::int64_t lines;
+};
+
+// sum[r][n] += a[r] · weights(n). What there is less of stays in registers.
+template <int kRows, int kVectors, class Weights>
+inline void fma_step(V::R (&sum)[kRows][kVectors], const float* a, const Weights& weights) {
+  if constexpr (kRows < kVectors) {
+    V::R value[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      value[r] = V::broadcast(a + r * kBlock);
+    }
+    for (int n = 0; n < kVectors; ++n) {
+      const V::R b = weights(n);
+      for (int r = 0; r < kRows; ++r) {
+        sum[r][n] = V::fma(value[r], b, sum[r][n]);
+      }
+      V::hold_loads();
+    }
+  } else {
+    V::R b[kVectors];
+    for (int n = 0; n < kVectors; ++n) {
+      b[n] = weights(n);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const V::R value = V::broadcast(a + r * kBlock);
+      for (int n = 0; n < kVectors; ++n) {
+        sum[r][n] = V::fma(value, b[n], sum[r][n]);
+      }
+      V::hold_loads();
+    }
+  }
+}
+
+template <int kRows, int kVectors>
+inline void f32_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
+#pragma GCC unroll 4
+  for (int k = 0; k < kBlock; ++k) {
+    const float* line = reinterpret_cast<const float*>(panel) + k * kPanel;
+    fma_step(sum, a + k, [=](int n) { return V::load(line + n * V::kWidth); });
+  }
+}
+
+template <int kRows, int kVectors, bool kOddFirst>
+inline void pair_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
+#pragma GCC unroll 2
+  for (int k = 0; k < kBlock; k += 2) {
+    const std::byte* pairs = panel + k * kPanel * 2;
+    const auto even = [=](int n) { return V::even(pairs + n * V::kWidth * 4); };
+    const auto odd = [=](int n) { return V::odd(pairs + n * V::kWidth * 4); };
+    if constexpr (kOddFirst) {
+      fma_step(sum, a + k + 1, odd);
+      fma_step(sum, a + k, even);
+    } else {
+      fma_step(sum, a + k, even);
+      fma_step(sum, a + k + 1, odd);
+    }
+  }
+}
+
+// Only where there is a unit: U delays looking for V::dot until the block is used.
+template <int kRows, int kVectors, class U = V>
+inline void dot_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
+#pragma GCC unroll 4
+  for (int k = 0; k < kBlock; ++k) {
+    const float* pairs = reinterpret_cast<const float*>(panel) + k * kPanel;
+    for (int r = 0; r < kRows; ++r) {
+      const V::R value = V::broadcast(a + r * kBlock + k);
+      for (int n = 0; n < kVectors; ++n) {
+        sum[r][n] = U::dot(sum[r][n], value, V::load(pairs + n * V::kWidth));
+      }
+    }
+  }
+}
+
+template <int kRows, int kVectors, Math kMath>
+inline void tile_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
+  if constexpr (kMath == Math::f32) {
+    f32_block<kRows, kVectors>(sum, a, panel);
+  } else if constexpr (paired_rows(kMath)) {
+    dot_block<kRows, kVectors>(sum, a, panel);
+  } else {
+    pair_block<kRows, kVectors, kMath == Math::bf16>(sum, a, panel);
+  }
+}
+
+// sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile.
+template <int kRows, Math kMath>
+void tile(const float* a, const std::byte* panel, float* sums, std::int64_t blocks, bool accumulate, Prefetch ahead) {
+  constexpr int kVectors = V::tile_vectors(kRows);
+  constexpr std::int64_t kPanelStep = kBlock * kPanel * (paired_rows(kMath) ? 4 : weight_size(kMath));
+  for (int first = 0; first < kPanel / V::kWidth; first += kVectors) {
+    V::R sum[kRows][kVectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int n = 0; n < kVectors; ++n) {
+        sum[r][n] = accumulate ? V::load(sums + r * kPanel + (first + n) * V::kWidth) : V::zero();
+      }
+    }
+    const std::byte* b = panel + first * V::kWidth * 4;
+    const std::byte* p = ahead.from;
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      if (first == 0) {
+        for (std::int64_t line = 0; line < ahead.lines; ++line, p += 64) {
+          V::prefetch(p);
+        }
+      }
+      tile_block<kRows, kVectors, kMath>(sum, a + block * kRows * kBlock, b + block * kPanelStep);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int n = 0; n < kVectors; ++n) {
+        V::store(sums + r * kPanel + (first + n) * V::kWidth, sum[r][n]);
+      }
+    }
+  }
+}
+
+using Tile = void (*)(const float*, const std::byte*, float*, std::int64_t, bool, Prefetch);
+
+template <Math kMath, int kRows = V::kTileRows>
+inline Tile tile_of(std::int64_t rows) {
+  if constexpr (kRows == 1) {
+    return tile<1, kMath>;
+  } else {
+    return rows == kRows ? tile<kRows, kMath> : tile_of<kMath, kRows - 1>(rows);
+  }
+}
+
+inline Tile tile_of(Math math, std::int64_t rows) {
+  switch (math) {
+    case Math::f32:
+      return tile_of<Math::f32>(rows);
+    case Math::widened:
+      return tile_of<Math::widened>(rows);
+    default:
+      return tile_of<Math::bf16>(rows);
+  }
+}
+
+// Rows are spread over the fewest tiles, as evenly as can be.
+struct RowTiles {
+  std::int64_t rows;
+  std::int64_t tiles;
+  explicit RowTiles(std::int64_t rows_) : rows(rows_), tiles((rows_ + V::kTileRows - 1) / V::kTileRows) {}
+  std::int64_t begin(std::int64_t tile) const { return tile * rows / tiles; }
+};
+
+}  // namespace
+}  // namespace switchyard
