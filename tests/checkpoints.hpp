@@ -106,6 +106,7 @@ class Checkpoint {
   void add(const std::string& name, std::vector<std::int64_t> shape, const std::vector<float>& values) {
     if (dtype_ == DType::f32) return list.add(name, std::move(shape), values);
     std::vector<std::uint16_t> halves;
+    halves.reserve(values.size());
     for (const float value : values) halves.push_back(half_of(value, dtype_));
     list.add(name, dtype_, std::move(shape), halves.data(), halves.size() * sizeof(std::uint16_t));
   }
@@ -194,7 +195,7 @@ inline Checkpoint qwen3(DType dtype = DType::f32) {
   return checkpoint;
 }
 
-// `block` is the prefix of one layer's block with {} for the layer; names follow it.
+// The number of the layer and a point stand between the prefix and the names.
 struct FusedNames {
   std::string prefix = "model.layers.";
   std::string router = "mlp.gate.weight";

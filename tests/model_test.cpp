@@ -1,5 +1,7 @@
 #include "switchyard/model.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <fstream>
 
@@ -109,11 +111,11 @@ TEST(ModelErrors, EveryShapeIsChecked) {
   for (const Tensor& tensor : whole.list.tensors()) {
     SCOPED_TRACE(tensor.name);
     Checkpoint checkpoint = whole;
-    auto& shape = checkpoint.tensor(tensor.name).shape;
-    shape = {shape[0] * shape[1], 1};
-    const std::string found = "[" + std::to_string(shape[0]) + ",1]";
-    const std::string wanted = "[" + std::to_string(tensor.shape[0]) + "," + std::to_string(tensor.shape[1]) + "]";
-    expect_bad(checkpoint, {"tensor " + tensor.name + " has shape " + found + ", expected " + wanted});
+    const std::int64_t out = tensor.shape[0];
+    const std::int64_t in = tensor.shape[1];
+    checkpoint.tensor(tensor.name).shape = {out * in, 1};
+    expect_bad(checkpoint,
+               {fmt::format("tensor {} has shape [{},1], expected [{},{}]", tensor.name, out * in, out, in)});
   }
 }
 

@@ -137,6 +137,7 @@ TEST(TensorFile, SeveralThreadsReadAndRelease) {
   const TensorFile file = TensorFile::open(folder / "t.safetensors");
   std::vector<float> sums(4);
   std::vector<std::thread> threads;
+  threads.reserve(sums.size());
   for (float& sum : sums) {
     threads.emplace_back([&file, &sum] {
       const Tensor& tensor = file.at("ones");

@@ -1,0 +1,44 @@
+"""Builds and runs the README's C++ example, and runs its shell example.
+
+Usage: readme_test.py SOURCE_FOLDER CLI_FOLDER COMPILE_COMMAND...
+COMPILE_COMMAND gets the source file and the program to make appended.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+
+def block(text, language):
+    found = re.findall(rf"<!-- tests/readme_test.py .*?-->\n```{language}\n(.*?)```", text, re.S)
+    assert len(found) == 1, f"README.md: found {len(found)} {language} examples, expected 1"
+    return found[0]
+
+
+def main():
+    source, cli = (pathlib.Path(a) for a in sys.argv[1:3])
+    compile_command = sys.argv[3:]
+    text = (source / "README.md").read_text()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        (folder / "build").mkdir()
+        shutil.copytree(source / "examples", folder / "examples")
+        (folder / "example.cpp").write_text(block(text, "cpp"))
+        program = folder / "example"
+        subprocess.run([*compile_command, folder / "example.cpp", "-o", program], check=True)
+        out = subprocess.run([program], cwd=folder, check=True, capture_output=True, text=True).stdout
+        assert re.fullmatch(r"token 0 went to expert \d+ with weight \d\.\d{3}\n", out), out
+
+        environment = dict(os.environ, PATH=f"{cli}:{os.environ['PATH']}")
+        commands = ["bash", "-euo", "pipefail", "-c", block(text, "sh")]
+        out = subprocess.run(commands, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+        assert "qwen3_moe" in out, out
+        assert (folder / "build/outputs.safetensors").stat().st_size > 0
+        assert (folder / "build/report.html").stat().st_size > 0
+
+
+main()
