@@ -24,9 +24,8 @@ void* operator new(std::size_t bytes) {
   }
   throw std::bad_alloc();
 }
-// Not inlined: g++ would take free for the wrong partner of new.
-__attribute__((noinline)) void operator delete(void* memory) noexcept { std::free(memory); }
-__attribute__((noinline)) void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 

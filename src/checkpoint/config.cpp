@@ -1,5 +1,7 @@
 #include "checkpoint/config.hpp"
 
+#include <fmt/format.h>
+
 #include <limits>
 #include <optional>
 #include <utility>

@@ -1,5 +1,7 @@
 #include "checkpoint/families.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
 

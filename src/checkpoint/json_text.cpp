@@ -1,5 +1,7 @@
 #include "checkpoint/json_text.hpp"
 
+#include <fmt/format.h>
+
 #include <cerrno>
 #include <cstring>
 #include <fstream>

@@ -1,5 +1,7 @@
 #include "switchyard/model.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <utility>
