@@ -1,7 +1,6 @@
 """Builds and runs the README's C++ example, and runs its shell example.
 
-Usage: readme_test.py SOURCE_FOLDER CLI_FOLDER COMPILE_COMMAND...
-COMPILE_COMMAND gets the source file and the program to make appended.
+Usage: readme_test.py SOURCE_FOLDER CLI_FOLDER LIBRARY COMPILER FLAG...
 """
 
 import os
@@ -21,7 +20,7 @@ def block(text, language):
 
 def main():
     source, cli = (pathlib.Path(a) for a in sys.argv[1:3])
-    compile_command = sys.argv[3:]
+    library, compiler, *flags = sys.argv[3:]
     text = (source / "README.md").read_text()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -29,7 +28,8 @@ def main():
         shutil.copytree(source / "examples", folder / "examples")
         (folder / "example.cpp").write_text(block(text, "cpp"))
         program = folder / "example"
-        subprocess.run([*compile_command, folder / "example.cpp", "-o", program], check=True)
+        command = [compiler, *flags, "-std=c++20", f"-I{source}/include", folder / "example.cpp"]
+        subprocess.run([*command, library, "-pthread", "-o", program], check=True)
         out = subprocess.run([program], cwd=folder, check=True, capture_output=True, text=True).stdout
         assert re.fullmatch(r"token 0 went to expert \d+ with weight \d\.\d{3}\n", out), out
 
