@@ -78,8 +78,8 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
       const std::byte* rows =
           reinterpret_cast<const std::byte*>(tiles) + (begin * g.padded_depth + k * count) * element;
       const std::byte* at = weights + k * panel_depth_bytes;
-      const Prefetch ahead{at + (split.tiles == 1 ? kStreamAhead : g.panel_bytes + t * share),
-                           share / 64 / (depth / step)};
+      const bool stream = split.tiles == 1 && V::tile_vectors(static_cast<int>(count)) * V::kWidth == kPanel;
+      const Prefetch ahead{at + (stream ? kStreamAhead : g.panel_bytes + t * share), share / 64};
       tile_of(g.math, count)(reinterpret_cast<const float*>(rows), at, sums + begin * kPanel, depth / step, k > 0,
                              ahead);
       if (k + depth == g.padded_depth) {

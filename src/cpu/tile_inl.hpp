@@ -15,7 +15,7 @@ constexpr std::int64_t kStreamAhead = 24 << 10;
 constexpr std::int64_t weight_size(Math math) { return math == Math::f32 ? 4 : 2; }
 constexpr bool paired_rows(Math math) { return math == Math::bf16 && V::kHasDot; }
 
-// Prefetching spread over a tile: `lines` cache lines per step of the contraction block.
+// Cache lines that a tile asks for while it computes, spread evenly over its steps.
 struct Prefetch {
   const std::byte* from;
   std::int64_t lines;
@@ -107,7 +107,9 @@ inline void tile_block(V::R (&sum)[kRows][kVectors], const float* a, const std::
 template <int kRows, Math kMath>
 void tile(const float* a, const std::byte* panel, float* sums, std::int64_t blocks, bool accumulate, Prefetch ahead) {
   constexpr int kVectors = V::tile_vectors(kRows);
+  constexpr int kPasses = kPanel / V::kWidth / kVectors;
   constexpr std::int64_t kPanelStep = kBlock * kPanel * (paired_rows(kMath) ? 4 : weight_size(kMath));
+  const std::int64_t lines_per_step = (ahead.lines + kPasses * blocks - 1) / (kPasses * blocks);
   for (int first = 0; first < kPanel / V::kWidth; first += kVectors) {
     V::R sum[kRows][kVectors];
     for (int r = 0; r < kRows; ++r) {
@@ -116,12 +118,9 @@ void tile(const float* a, const std::byte* panel, float* sums, std::int64_t bloc
       }
     }
     const std::byte* b = panel + first * V::kWidth * 4;
-    const std::byte* p = ahead.from;
     for (std::int64_t block = 0; block < blocks; ++block) {
-      if (first == 0) {
-        for (std::int64_t line = 0; line < ahead.lines; ++line, p += 64) {
-          V::prefetch(p);
-        }
+      for (std::int64_t line = 0; line < lines_per_step; ++line, ahead.from += 64) {
+        V::prefetch(ahead.from);
       }
       tile_block<kRows, kVectors, kMath>(sum, a + block * kRows * kBlock, b + block * kPanelStep);
     }
