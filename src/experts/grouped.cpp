@@ -14,6 +14,9 @@ constexpr std::int64_t kPiecesPerThread = 32;
 // per byte).
 constexpr std::int64_t kPanelCost = 8;
 
+// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (24 KiB ahead), many times.
+constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
+
 std::int64_t row_pieces(std::int64_t rows) { return (rows + kMaxGemmRows - 1) / kMaxGemmRows; }
 
 // Cuts the rows of each matrix into as few equal parts as the kernels take, and the panels so that every piece costs
@@ -25,6 +28,7 @@ std::int64_t cut(const GroupedGemm& gemm, int threads, Piece* pieces) {
     const std::int64_t rows = gemm.offset[e + 1] - gemm.offset[e];
     total += rows + row_pieces(rows) * kPanelCost;
   }
+  const std::int64_t most_splits = std::max<std::int64_t>(1, panels * gemm.weights->panel_bytes() / kPieceBytes);
   const std::int64_t target = total * panels / (threads * kPiecesPerThread) + 1;
   std::int64_t count = 0;
   for (std::int32_t e = 0; e < gemm.count; ++e) {
@@ -35,7 +39,7 @@ std::int64_t cut(const GroupedGemm& gemm, int threads, Piece* pieces) {
       const std::int64_t from = begin + part * rows / parts;
       const std::int64_t to = begin + (part + 1) * rows / parts;
       const std::int64_t cost = (to - from + kPanelCost) * panels;
-      const std::int64_t splits = std::min(panels, (cost + target - 1) / target);
+      const std::int64_t splits = std::min({panels, most_splits, (cost + target - 1) / target});
       for (std::int64_t split = 0; split < splits; ++split) {
         pieces[count++] = {e, from, to, split * panels / splits, (split + 1) * panels / splits};
       }
