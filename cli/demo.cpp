@@ -35,8 +35,8 @@ std::filesystem::path find_example() {
   if (!error && has_model(installed)) return installed;
   std::filesystem::path source = SWITCHYARD_EXAMPLE_MODEL;
   if (has_model(source)) return source;
-  throw Error(Code::io, fmt::format("demo: no example model in {} or {}: name one with --model", installed.string(),
-                                    source.string()));
+  throw Error(Code::io, fmt::format("demo: no example model in {} or {}, expected one there or as --model",
+                                    installed.string(), source.string()));
 }
 
 // Colours are for people: on a terminal, and not if they are unwanted (https://no-color.org).
@@ -93,14 +93,14 @@ BenchResult bench_small(int threads) {
 }  // namespace
 
 void demo(const DemoOptions& options) {
-  check_writable(options.report);
+  check_writable(options.report, "demo");
   RunOptions run_options;
   run_options.model = options.model.empty() ? find_example() : options.model;
   run_options.input = run_options.model / "moe_blocks.safetensors";
   run_options.threads = options.threads;
   run_options.expect = true;
   const ModelRun run = run_layers(run_options);
-  const std::vector<std::byte> text = read_file(run_options.model / "text.txt");
+  const std::vector<std::byte> text = read_file(run_options.model / "text.txt", "demo");
 
   fmt::print("example {}\n{}", run_options.model.string(), facts_text(run));
   fmt::print("{}", heading(fmt::format("Experts of the text's first bytes, layer {}", run.layers.front().layer)));

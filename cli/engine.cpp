@@ -88,7 +88,7 @@ class Progress {
  private:
   std::int32_t layer_;
   bool shown_ = false;
-  Clock::time_point next_ = Clock::now() + kProgressInterval;
+  Clock::time_point next_{};
 };
 
 Layer load_layer(const Model& model, std::int32_t layer, const LayerOptions& options) {
@@ -207,6 +207,21 @@ std::vector<LayerTask> plan_tasks(const RunOptions& options, const ModelInfo& mo
   return tasks;
 }
 
+// An .npy file has room for one array of f32.
+void check_output(const std::filesystem::path& path, const std::vector<LayerTask>& tasks) {
+  if (path.extension() != ".npy") return;
+  if (tasks.size() != 1) {
+    throw Error(Code::invalid_argument,
+                fmt::format("run: {}: {} layers for an .npy output, expected one, named with --layer", path.string(),
+                            tasks.size()));
+  }
+  if (tasks.front().x.dtype != DType::f32) {
+    throw Error(Code::not_supported,
+                fmt::format("run: {}: npy has no {}, the type of the input, expected a .safetensors output",
+                            path.string(), dtype_name(tasks.front().x.dtype)));
+  }
+}
+
 Comparison compare(const LayerRun& run, const Expected& expected, DType activations) {
   Comparison comparison;
   // An output that was rounded to bf16 cannot be closer than that.
@@ -244,6 +259,7 @@ ModelRun run_layers(const RunOptions& options) {
   const bool narrow = options.dtype == DType::bf16 || run.model.weights == DType::bf16;
   run.format = narrow ? Format::bf16 : Format::f32;
   const std::vector<LayerTask> tasks = plan_tasks(options, run.model, input);
+  check_output(options.output, tasks);
 
   LayerOptions layer_options;
   layer_options.format = run.format;
@@ -267,7 +283,7 @@ void check_expectation(const ModelRun& run) {
     const Comparison& comparison = *layer.comparison;
     if (comparison.not_finite > 0) {
       throw Error(Code::mismatch, fmt::format("run: layer {}: {} elements of the output or what was expected of it are "
-                                              "not finite",
+                                              "not finite, expected none",
                                               layer.layer, comparison.not_finite));
     }
     throw Error(Code::mismatch,

@@ -14,6 +14,8 @@ const char* score_name(Score score) {
   switch (score) {
     case Score::softmax:
       return "softmax";
+    case Score::sigmoid:
+      return "sigmoid";
   }
   return "unknown";
 }
@@ -39,7 +41,10 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info) {
   json["ffn"] = info.ffn;
   json["shared_ffn"] = info.shared_ffn;
   json["shared_gate"] = info.shared_gate;
-  json["router"] = {{"score", score_name(info.router.score)}, {"normalize", info.router.normalize}};
+  const RouterOptions& router = info.router;
+  json["router"] = {
+      {"score", score_name(router.score)},     {"normalize", router.normalize}, {"scale", router.scale},
+      {"selection_bias", info.selection_bias}, {"groups", router.groups},       {"kept_groups", router.kept_groups}};
   json["layout"] = info.layout;
   json["weights"] = dtype_name(info.weights);
   json["file_bytes"] = info.file_bytes;
@@ -53,6 +58,16 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info) {
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
+std::string router_text(const ModelInfo& info) {
+  const RouterOptions& router = info.router;
+  std::string text =
+      fmt::format("{}, {}weights {}", score_name(router.score), info.selection_bias ? "with a bias to choose by, " : "",
+                  router.normalize ? "divided by their sum" : "as they are");
+  if (router.scale != 1) text += fmt::format(", times {:g}", router.scale);
+  if (router.groups > 0) text += fmt::format("; from {} of {} groups", router.kept_groups, router.groups);
+  return text;
+}
+
 void print_text(const InspectOptions& options, const ModelInfo& info) {
   fmt::print("{}\n", options.model.string());
   const auto line = [](const char* name, const std::string& value) { fmt::print("  {:<13} {}\n", name, value); };
@@ -64,8 +79,7 @@ void print_text(const InspectOptions& options, const ModelInfo& info) {
   if (info.shared_ffn > 0) {
     line("shared expert", fmt::format("F {}, {}", info.shared_ffn, info.shared_gate ? "sigmoid gate" : "no gate"));
   }
-  line("router", fmt::format("{}, weights {}", score_name(info.router.score),
-                             info.router.normalize ? "divided by their sum" : "as they are"));
+  line("router", router_text(info));
   line("layout", info.layout);
   line("weights", dtype_name(info.weights));
   line("bytes", fmt::format("{} in files, {} of them MoE blocks", bytes_text(static_cast<double>(info.file_bytes)),

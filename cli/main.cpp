@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <new>
 #include <string>
@@ -73,9 +75,12 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
       ->check(CLI::IsMember({"layer"}).description(""))
       ->type_name("");
   command->add_option("--config", options.configs, "a, b, c, d, s (default), all, or H,F,E,K; may be repeated")
-      ->type_name("CONFIG");
+      ->type_name("CONFIG")
+      ->delimiter(' ')
+      ->allow_extra_args(false);  // what follows may be WHAT
   command->add_option("--tokens", options.tokens, "Numbers of tokens; default: 1,16,64,256,1024")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(CLI::Range(std::int64_t{1}, kMaxBenchTokens).description(""))
       ->type_name("LIST");
   add_dtype(command, options.dtype, "Type of weights and activations: f32 (default) or bf16");
@@ -100,7 +105,8 @@ CLI::App* add_demo(CLI::App& app, DemoOptions& options) {
   return command;
 }
 
-void run_command(int argc, char** argv) {
+// `step` becomes the subcommand as soon as that is known.
+void run_command(int argc, char** argv, std::string& step) {
   CLI::App app("Mixture-of-Experts layers of Hugging Face checkpoints, fast on CPUs");
   app.name("switchyard");
   app.set_version_flag("--version", fmt::format("switchyard {}.{}.{}", SWITCHYARD_VERSION_MAJOR,
@@ -115,20 +121,25 @@ void run_command(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() != 0) throw Error(Code::invalid_argument, error.what());
+    if (const auto parsed = app.get_subcommands(); !parsed.empty()) step = parsed.front()->get_name();
+    if (error.get_exit_code() != 0) throw Error(Code::invalid_argument, fmt::format("{}: {}", step, error.what()));
     app.exit(error);  // prints the help or the version
     return;
   }
+  step = app.get_subcommands().front()->get_name();
   if (*inspect_command) inspect(options.inspect);
   if (*run_subcommand) run(options.run);
   if (*bench_command) bench(options.bench);
   if (*demo_command) demo(options.demo);
-  if (std::fflush(stdout) != 0) throw Error(Code::io, "standard output: cannot be written");
+  if (std::fflush(stdout) != 0) {
+    throw Error(Code::io, fmt::format("{}: standard output: cannot be written: {}", step, std::strerror(errno)));
+  }
 }
 
-int report_failure(Code code, const char* message) {
+// Without memory of its own; an Error's message has its step.
+int report_failure(Code code, const std::string& step, const char* message) {
   std::fflush(stdout);
-  std::fprintf(stderr, "switchyard: %s\n", message);
+  std::fprintf(stderr, "switchyard: %s%s%s\n", step.c_str(), step.empty() ? "" : ": ", message);
   return static_cast<int>(code);
 }
 
@@ -138,18 +149,19 @@ int report_failure(Code code, const char* message) {
 int main(int argc, char** argv) {
   using switchyard::Code;
   using switchyard::cli::report_failure;
+  std::string step = "arguments";
   try {
-    switchyard::cli::run_command(argc, argv);
+    switchyard::cli::run_command(argc, argv, step);
     return 0;
   } catch (const switchyard::Error& error) {
-    return report_failure(error.code(), error.what());
+    return report_failure(error.code(), {}, error.what());
   } catch (const std::bad_alloc&) {
-    return report_failure(Code::out_of_memory, "out of memory");
+    return report_failure(Code::out_of_memory, step, "out of memory, expected enough");
   } catch (const std::filesystem::filesystem_error& error) {
-    return report_failure(Code::io, error.what());
+    return report_failure(Code::io, step, error.what());
   } catch (const std::system_error& error) {
-    return report_failure(Code::io, error.what());
+    return report_failure(Code::io, step, error.what());
   } catch (const std::exception& error) {
-    return report_failure(Code::internal, error.what());
+    return report_failure(Code::internal, step, error.what());
   }
 }

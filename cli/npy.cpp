@@ -50,7 +50,9 @@ class HeaderReader {
 
  private:
   [[noreturn]] void damaged(std::string_view what) const {
-    throw Error(Code::bad_data, fmt::format("npy: {}: {} at byte {} of the header", file_, what, at_));
+    throw Error(Code::bad_data,
+                fmt::format("npy: {}: {} at byte {} of the header, expected a dict of descr, fortran_order and shape",
+                            file_, what, at_));
   }
 
   void read_entry() {
@@ -142,8 +144,9 @@ class HeaderReader {
 void check_kind(const HeaderReader& header, const std::string& file) {
   const std::string& descr = *header.descr;
   if (descr == "<V2" || descr == "|V2" || descr == "bfloat16") {
-    throw Error(Code::not_supported,
-                fmt::format("npy: {}: elements '{}': npy has no bf16; use '<f4' or a .safetensors file", file, descr));
+    throw Error(
+        Code::not_supported,
+        fmt::format("npy: {}: elements '{}': npy has no bf16, expected '<f4' or a .safetensors file", file, descr));
   }
   if (descr != "<f4") {
     throw Error(Code::not_supported, fmt::format("npy: {}: elements '{}', expected '<f4'", file, descr));
@@ -162,7 +165,8 @@ std::size_t element_count(std::span<const std::int64_t> shape, const std::string
   std::size_t count = 1;
   for (const std::int64_t size : shape) {
     if (static_cast<std::size_t>(size) > kMost / count) {
-      throw Error(Code::bad_data, fmt::format("npy: {}: shape ({}) is too large", file, fmt::join(shape, ", ")));
+      throw Error(Code::bad_data, fmt::format("npy: {}: shape ({}) is too large, expected fewer than 2^61 elements",
+                                              file, fmt::join(shape, ", ")));
     }
     count *= static_cast<std::size_t>(size);
   }
@@ -176,9 +180,11 @@ struct HeaderPlace {
 
 HeaderPlace find_header(std::span<const std::byte> bytes, const std::string& file) {
   if (bytes.size() < kMagic.size() || std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0) {
-    throw Error(Code::bad_data, fmt::format("npy: {}: does not begin as an .npy file does", file));
+    throw Error(Code::bad_data, fmt::format("npy: {}: does not begin as an .npy file does, expected \\x93NUMPY", file));
   }
-  if (bytes.size() < kPreludeV1) throw Error(Code::bad_data, fmt::format("npy: {}: ends within its first bytes", file));
+  if (bytes.size() < kPreludeV1)
+    throw Error(Code::bad_data,
+                fmt::format("npy: {}: has {} bytes, expected at least {}", file, bytes.size(), kPreludeV1));
   const auto byte = [&](std::size_t i) { return std::to_integer<std::size_t>(bytes[i]); };
   if (byte(6) != 1 && byte(6) != 2) {
     throw Error(Code::not_supported,
@@ -187,13 +193,15 @@ HeaderPlace find_header(std::span<const std::byte> bytes, const std::string& fil
   HeaderPlace place{kPreludeV1, byte(8) | byte(9) << 8};
   if (byte(6) == 2) {
     if (bytes.size() < kPreludeV2) {
-      throw Error(Code::bad_data, fmt::format("npy: {}: ends within its first bytes", file));
+      throw Error(Code::bad_data,
+                  fmt::format("npy: {}: has {} bytes, expected at least {}", file, bytes.size(), kPreludeV2));
     }
     place = {kPreludeV2, byte(8) | byte(9) << 8 | byte(10) << 16 | byte(11) << 24};
   }
   if (place.size > bytes.size() - place.offset) {
-    throw Error(Code::bad_data, fmt::format("npy: {}: its header should have {} bytes, the file has {} more", file,
-                                            place.size, bytes.size() - place.offset));
+    throw Error(Code::bad_data,
+                fmt::format("npy: {}: a header of {} bytes, expected at most the {} that the file has left", file,
+                            place.size, bytes.size() - place.offset));
   }
   return place;
 }
@@ -216,7 +224,7 @@ NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& file) {
   return array;
 }
 
-NpyArray read_npy(const std::filesystem::path& path) { return parse_npy(read_file(path), path.string()); }
+NpyArray read_npy(const std::filesystem::path& path) { return parse_npy(read_file(path, "npy"), path.string()); }
 
 void write_npy(const std::filesystem::path& path, std::span<const std::int64_t> shape, std::span<const float> values) {
   std::string header = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}{}), }}",
@@ -226,7 +234,7 @@ void write_npy(const std::filesystem::path& path, std::span<const std::int64_t> 
   header += '\n';
   std::string prelude(kMagic);
   prelude += {'\x01', '\0', static_cast<char>(header.size() & 0xff), static_cast<char>(header.size() >> 8)};
-  write_file(path, {std::as_bytes(std::span(prelude)), std::as_bytes(std::span(header)), std::as_bytes(values)});
+  write_file(path, "npy", {std::as_bytes(std::span(prelude)), std::as_bytes(std::span(header)), std::as_bytes(values)});
 }
 
 }  // namespace switchyard::cli

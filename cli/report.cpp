@@ -226,7 +226,7 @@ std::string page_text(const ModelRun& run, const std::optional<BenchResult>& ben
 
 void write_report(const std::filesystem::path& path, const ModelRun& run, const std::optional<BenchResult>& bench) {
   const std::string text = page_text(run, bench);
-  write_file(path, {std::as_bytes(std::span(text))});
+  write_file(path, "report", {std::as_bytes(std::span(text))});
 }
 
 }  // namespace switchyard::cli

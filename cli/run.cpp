@@ -14,14 +14,16 @@
 namespace switchyard::cli {
 namespace {
 
-bool is_npy(const std::filesystem::path& path) { return path.extension() == ".npy"; }
-
 void check(const RunOptions& options) {
   if (options.output.empty() && !options.expect) {
-    throw Error(Code::invalid_argument, "run: no --output, which only --expect allows");
+    throw Error(Code::invalid_argument, "run: neither --output nor --expect, expected one of them");
   }
-  if (!options.output.empty()) check_writable(options.output);
-  if (!options.report.empty()) check_writable(options.report);
+  if (!options.output.empty()) check_writable(options.output, "run");
+  if (!options.report.empty()) check_writable(options.report, "run");
+  if (!options.output.empty() && !options.report.empty() && same_file(options.output, options.report)) {
+    throw Error(Code::invalid_argument,
+                fmt::format("run: {} is both --output and --report, expected two files", options.output.string()));
+  }
 }
 
 template <class Element>
@@ -33,22 +35,13 @@ Tensor tensor_of(std::string name, DType dtype, const LayerRun& layer, std::int6
 
 void write_output_npy(const ModelRun& run, const std::filesystem::path& path) {
   const LayerRun& layer = run.layers.front();
-  if (run.layers.size() != 1) {
-    throw Error(Code::invalid_argument, fmt::format("run: an .npy output has room for one layer, not for {}: name it "
-                                                    "with --layer",
-                                                    run.layers.size()));
-  }
-  if (layer.dtype != DType::f32) {
-    throw Error(Code::not_supported,
-                fmt::format("run: {}: npy has no bf16, the type of the input; use .safetensors", path.string()));
-  }
   const auto* values = reinterpret_cast<const float*>(layer.output.data());
   const std::int64_t shape[] = {layer.tokens, run.model.hidden};
   write_npy(path, shape, std::span(values, layer.output.size() / sizeof(float)));
 }
 
 void write_output(const ModelRun& run, const std::filesystem::path& path) {
-  if (is_npy(path)) return write_output_npy(run, path);
+  if (path.extension() == ".npy") return write_output_npy(run, path);
   std::vector<Tensor> tensors;
   for (const LayerRun& layer : run.layers) {
     const std::string prefix = fmt::format("layer.{}.", layer.layer);

@@ -200,6 +200,19 @@ static void test_route(void) {
     CHECK(fabs(weight[t][1] - second / (first + second)) < 1e-6);
   }
 
+  /* Sigmoid with a bias: expert 3 wins by it, and weighs what its score weighs, twice. */
+  const float bias[kExperts] = {0, 0, 0, 10};
+  switchyard_router_options biased = {.struct_size = sizeof biased,
+                                      .topk = 1,
+                                      .score = SWITCHYARD_SCORE_SIGMOID,
+                                      .scale = 2,
+                                      .groups = 2,
+                                      .kept_groups = 1,
+                                      .selection_bias = bias};
+  CHECK_OK(switchyard_route_logits(matrix, &biased, expert[0], weight[0], NULL));
+  CHECK(expert[0][0] == 3);
+  CHECK(fabs(weight[0][0] - 2 / (1 + exp(-(double)logits[0][3]))) < 1e-6);
+
   CHECK_ERROR(switchyard_route_logits(matrix, NULL, expert[0], weight[0], NULL), SWITCHYARD_INVALID_ARGUMENT,
               "route_logits: options is NULL, expected an address");
   options.topk = 0;

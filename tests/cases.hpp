@@ -25,14 +25,15 @@ inline constexpr std::array<LayerCase, 5> kBenchCases{{
 }};
 
 // Shapes that a test is done with soon: one that is regular, and what kernels trip over.
-inline constexpr std::array<LayerCase, 6> kTestCases{{
+inline constexpr std::array<LayerCase, 5> kTestCases{{
     {"h128_f96_e64_k8", 128, 96, 64, 8},
     {"h72_f44_e10_k3", 72, 44, 10, 3},  // no multiples of 16
     {"h33_f17_e5_k5", 33, 17, 5, 5},    // odd, and K = E
     {"h64_f64_e1_k1", 64, 64, 1, 1},    // one expert
     {"h8_f8_e3_k2", 8, 8, 3, 2},        // less than a vector
-    {"s", 512, 256, 32, 4},
 }};
+// The depth runs in blocks and the panels of an expert are split between threads, as in real models.
+inline constexpr LayerCase kDeepCase{"h2080_f1056_e3_k2", 2080, 1056, 3, 2};
 
 inline constexpr std::array<std::int64_t, 5> kTestTokens{0, 1, 2, 17, 96};
 inline constexpr std::array<std::int64_t, 5> kBenchTokens{1, 16, 64, 256, 1024};

@@ -73,6 +73,60 @@ TEST(Families, Qwen3TakesEitherNameOfTheExpertCount) {
   EXPECT_EQ(read(config).experts, 8);
 }
 
+json deepseek_v3(const json& changes = json::object()) {
+  json config =
+      config_of("deepseek_v3", {{"n_routed_experts", 16}, {"moe_intermediate_size", 16}, {"n_shared_experts", 2}});
+  config.update(changes);
+  return config;
+}
+
+TEST(Families, DeepSeekV3TakesTheDefaultsOfTransformers) {
+  const ModelConfig config = read(deepseek_v3({{"num_hidden_layers", 5}}));
+  EXPECT_EQ(config.moe_layers, (Layers{3, 4}));
+  EXPECT_EQ(config.shared_ffn, 32);
+  const RouterOptions& router = config.router;
+  EXPECT_EQ(router.score, Score::sigmoid);
+  EXPECT_TRUE(router.normalize);
+  EXPECT_EQ(router.epsilon, 1e-20F);
+  EXPECT_EQ(router.scale, 2.5F);
+  EXPECT_EQ(router.groups, 8);
+  EXPECT_EQ(router.kept_groups, 4);
+  EXPECT_EQ(router.group_best, 2);
+  EXPECT_FALSE(router.masked_zero);
+}
+
+TEST(Families, OneGroupIsNoLimit) {
+  const RouterOptions router = read(deepseek_v3({{"n_group", 1}, {"topk_group", 1}})).router;
+  EXPECT_EQ(router.groups, 0);
+  EXPECT_EQ(router.kept_groups, 0);
+}
+
+TEST(Families, DeepSeekV2HasGroupsOnlyWhereItsMethodAsks) {
+  json config = config_of("deepseek_v2", {{"n_routed_experts", 16},
+                                          {"moe_intermediate_size", 16},
+                                          {"n_shared_experts", 2},
+                                          {"n_group", 4},
+                                          {"topk_group", 2},
+                                          {"routed_scaling_factor", 16}});
+  EXPECT_EQ(read(config).router.groups, 0);
+  EXPECT_EQ(read(config).router.scale, 16.0F);
+  EXPECT_FALSE(read(config).router.normalize);
+  config["topk_method"] = "group_limited_greedy";
+  EXPECT_EQ(read(config).router.groups, 4);
+  EXPECT_EQ(read(config).router.group_best, 1);
+  EXPECT_TRUE(read(config).router.masked_zero);
+  config["topk_method"] = "lottery";
+  expect_refused(config, {"topk_method is lottery", "expected greedy or group_limited_greedy"});
+}
+
+TEST(Families, GroupsThatCannotBeAreRefused) {
+  expect_refused(deepseek_v3({{"n_group", 5}}), {"n_group is 5", "a divisor of 16 experts"});
+  expect_refused(deepseek_v3({{"n_group", 4}, {"topk_group", 5}}), {"topk_group is 5"});
+  expect_refused(deepseek_v3({{"n_group", 16}, {"topk_group", 16}}), {"n_group is 16", "groups of 2 experts or more"});
+  expect_refused(deepseek_v3({{"routed_scaling_factor", "big"}}), {"routed_scaling_factor is", "a number"});
+  expect_refused(deepseek_v3({{"routed_scaling_factor", 1e300}}), {"routed_scaling_factor is", "a number"});
+}
+
 TEST(Families, NormalisationWithoutTheKeyIsThatOfTransformers) {
   EXPECT_FALSE(read(qwen3()).router.normalize);
   EXPECT_FALSE(read(qwen3({{"norm_topk_prob", nullptr}})).router.normalize);

@@ -38,6 +38,11 @@ TEST_P(Emulated, GemmGivesTheBitsOfPlain) {
             << "math " << static_cast<int>(math) << " rows " << rows << " gated " << gated;
       }
     }
+    constexpr std::int64_t kDeep = 2080;  // several blocks of every arithmetic
+    const auto deep_x = kernel_runs::normal_values(30 * kDeep, 5);
+    const auto deep_weight = kernel_runs::normal_values(40 * kDeep, 6);
+    EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, deep_x, deep_weight, kDeep),
+              kernel_runs::gemm(kKernelsPlain, math, deep_x, deep_weight, kDeep));
     for (const bool finite : {true, false}) {
       const auto x = kernel_runs::wild_values(15 * kDepth, finite, 3);
       const auto weight = kernel_runs::wild_values(40 * kDepth, finite, 4);
@@ -48,13 +53,19 @@ TEST_P(Emulated, GemmGivesTheBitsOfPlain) {
 }
 
 TEST_P(Emulated, RouteGivesTheBitsOfPlain) {
+  const auto bias = kernel_runs::normal_values(100, 7);
   for (const std::int32_t experts : {1, 16, 37, 100}) {
     for (const std::int32_t topk : {1, 17, 64}) {
-      if (topk <= experts) {
+      for (const Score score : {Score::softmax, Score::sigmoid}) {
+        RouterOptions options{.topk = std::min(topk, experts), .score = score, .normalize = true};
+        RouterOptions biased = options;
+        biased.selection_bias = bias.data();
         for (const auto& logits : {kernel_runs::normal_values(static_cast<std::size_t>(9 * experts), 5),
                                    kernel_runs::wild_values(static_cast<std::size_t>(9 * experts), false, 6)}) {
-          EXPECT_EQ(kernel_runs::route(*GetParam(), logits, experts, topk),
-                    kernel_runs::route(kKernelsPlain, logits, experts, topk));
+          EXPECT_EQ(kernel_runs::route(*GetParam(), logits, experts, options),
+                    kernel_runs::route(kKernelsPlain, logits, experts, options));
+          EXPECT_EQ(kernel_runs::route(*GetParam(), logits, experts, biased),
+                    kernel_runs::route(kKernelsPlain, logits, experts, biased));
         }
       }
     }

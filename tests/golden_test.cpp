@@ -10,6 +10,7 @@
 
 #include "switchyard/model.hpp"
 #include "switchyard/tensor_file.hpp"
+#include "tolerances.hpp"
 
 namespace {
 
@@ -56,7 +57,7 @@ void expect_same_routing(const Routing& found, const Block& block) {
     for (std::size_t s = t * topk; s < (t + 1) * topk; ++s) {
       const std::int32_t* slot = std::find(experts, experts + topk, block.expert[s]);
       ASSERT_NE(slot, experts + topk) << "token " << t << " lacks expert " << block.expert[s];
-      ASSERT_NEAR(found.weight[slot - found.expert], block.weight[s], 1e-5) << "token " << t;
+      ASSERT_NEAR(found.weight[slot - found.expert], block.weight[s], kF32Tolerance) << "token " << t;
     }
   }
 }
@@ -105,7 +106,7 @@ TEST_P(Golden, F32) {
     const ForwardResult result = layer.forward({block.input.data(), block.tokens, block.hidden},
                                                {output.data(), block.tokens, block.hidden}, workspace);
     expect_same_routing(result.routing, block);
-    expect_near(output, block.output, 1e-5);
+    expect_near(output, block.output, kF32Tolerance);
   }
 }
 
@@ -120,13 +121,14 @@ TEST_P(Golden, Bf16Activations) {
     layer.forward({block.input.data(), block.tokens, block.hidden},
                   {block.tokens, block.topk, block.expert.data(), block.weight.data()},
                   {output.data(), block.tokens, block.hidden}, workspace);
-    expect_near(output, block.output, 2e-2);
+    expect_near(output, block.output, kBf16Tolerance);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
                          ::testing::Values("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_moe_odd", "olmoe", "granitemoe",
-                                           "qwen3_vl_moe", "qwen3_moe_fused", "qwen3_moe_sharded", "tiny_qwen3_moe"),
+                                           "qwen3_vl_moe", "qwen3_moe_fused", "qwen3_moe_sharded", "deepseek_v2",
+                                           "deepseek_v3", "glm4_moe", "dots1", "minimax_m2", "tiny_qwen3_moe"),
                          [](const auto& model) { return model.param; });
 
 }  // namespace

@@ -87,11 +87,12 @@ struct Routed {
   bool operator==(const Routed&) const = default;
 };
 
-inline Routed route(const Kernels& kernels, const std::vector<float>& logits, std::int32_t experts, std::int32_t topk) {
+inline Routed route(const Kernels& kernels, const std::vector<float>& logits, std::int32_t experts,
+                    const RouterOptions& options) {
   const std::int64_t count = static_cast<std::int64_t>(logits.size()) / experts;
-  std::vector<std::int32_t> expert(static_cast<std::size_t>(count * topk));
+  std::vector<std::int32_t> expert(static_cast<std::size_t>(count * options.topk));
   std::vector<float> weight(expert.size());
-  kernels.route({logits.data(), experts, count, experts, topk, true, expert.data(), weight.data()});
+  kernels.route({logits.data(), experts, count, experts, &options, expert.data(), weight.data()});
   return {expert, bits_of(weight)};
 }
 

@@ -11,6 +11,7 @@
 #include "cases.hpp"
 #include "reference.hpp"
 #include "switchyard/switchyard.hpp"
+#include "tolerances.hpp"
 
 namespace made {
 
@@ -24,12 +25,10 @@ struct Arithmetic {
   double tolerance;  // of the largest expected value
 };
 
-// The one table of tolerances. f32: rounding of chains of a few thousand FMAs. bf16: an activation that stands close to
-// the middle of two bf16 values may round to the other one than the reference's.
 inline constexpr Arithmetic kArithmetics[] = {
-    {"f32", Format::f32, DType::f32, 1e-5},
-    {"bf16_weights", Format::bf16, DType::f32, 1e-5},
-    {"bf16", Format::bf16, DType::bf16, 1e-2},
+    {"f32", Format::f32, DType::f32, kF32Tolerance},
+    {"bf16_weights", Format::bf16, DType::f32, kF32Tolerance},
+    {"bf16", Format::bf16, DType::bf16, kBf16Tolerance},
 };
 
 enum class Shared { none, plain, gated };

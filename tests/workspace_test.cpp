@@ -24,6 +24,19 @@ void* operator new(std::size_t bytes) {
   }
   throw std::bad_alloc();
 }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  ++allocations;
+  if (void* memory = std::aligned_alloc(static_cast<std::size_t>(alignment), bytes)) {
+    return memory;
+  }
+  throw std::bad_alloc();
+}
+void* operator new(std::size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+  ++allocations;
+  return std::aligned_alloc(static_cast<std::size_t>(alignment), bytes);
+}
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
@@ -60,15 +73,22 @@ struct Case {
   bool at_end;
 };
 
-// Runs x with x, y and workspace of exactly their sizes between guard pages.
-std::vector<std::byte> guarded_forward(const Layer& layer, const Rows& x, bool at_end) {
+// Runs x with x, y and workspace of exactly their sizes between guard pages; with the router, or a routing if one is given.
+std::vector<std::byte> guarded_forward(const Layer& layer, const Rows& x, bool at_end,
+                                       const Routing* routing = nullptr) {
   const Guarded in(x.bytes.size(), at_end);
   const Guarded out(x.bytes.size(), at_end);
-  const std::size_t needed = layer.workspace_bytes(x.rows);
+  const std::size_t needed =
+      routing == nullptr ? layer.workspace_bytes(x.rows) : layer.workspace_bytes(x.rows, routing->topk);
   const Guarded memory(needed, at_end);
   std::memcpy(in.data(), x.bytes.data(), x.bytes.size());
-  layer.forward({in.data(), x.dtype, x.rows, x.cols}, {out.data(), x.dtype, x.rows, x.cols},
-                Workspace(memory.data(), needed));
+  const ConstMatrix from(in.data(), x.dtype, x.rows, x.cols);
+  const Matrix to(out.data(), x.dtype, x.rows, x.cols);
+  if (routing == nullptr) {
+    layer.forward(from, to, Workspace(memory.data(), needed));
+  } else {
+    layer.forward(from, *routing, to, Workspace(memory.data(), needed));
+  }
   return {out.data(), out.data() + x.bytes.size()};
 }
 
@@ -76,10 +96,8 @@ TEST(Workspace, ExactSizesBetweenGuardPagesInRandomOrderOfShapes) {
   std::vector<Case> cases;
   for (const LayerCase& shape : kTestCases) {
     for (const std::int64_t tokens : {1, 2, 17}) {
-      if (shape.experts * shape.ffn < 8192) {  // larger ones only take longer
-        cases.push_back({shape, tokens, true});
-        cases.push_back({shape, tokens, false});
-      }
+      cases.push_back({shape, tokens, true});
+      cases.push_back({shape, tokens, false});
     }
   }
   std::mt19937 random(1);
@@ -87,11 +105,15 @@ TEST(Workspace, ExactSizesBetweenGuardPagesInRandomOrderOfShapes) {
   for (const Case& each : cases) {
     const Weights weights(each.shape, Shared::gated, 2);
     for (const Arithmetic& arithmetic : kArithmetics) {
-      const Layer layer = weights.layer({each.shape.topk, Score::softmax, false},
+      const Layer layer = weights.layer({.topk = each.shape.topk},
                                         {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
       const Rows x(DType::bf16, random_table(each.tokens, each.shape.hidden, 1.0, random));
-      EXPECT_EQ(guarded_forward(layer, x, each.at_end), forward(layer, x, DType::bf16).bytes)
-          << each.shape.name << " tokens " << each.tokens;
+      Rows expected(DType::bf16, x.rows, x.cols);
+      const Workspace workspace(layer.workspace_bytes(x.rows));
+      const Routing routing = layer.forward(x.view(), expected.view(), workspace).routing;
+      EXPECT_EQ(guarded_forward(layer, x, each.at_end), expected.bytes) << each.shape.name << " tokens " << each.tokens;
+      EXPECT_EQ(guarded_forward(layer, x, each.at_end, &routing), expected.bytes)
+          << each.shape.name << " tokens " << each.tokens << ", given routing";
     }
   }
 }
@@ -99,7 +121,7 @@ TEST(Workspace, ExactSizesBetweenGuardPagesInRandomOrderOfShapes) {
 TEST(Workspace, OneServesEverySmallerBatchInAnyOrder) {
   const LayerCase shape = kTestCases[1];
   const Weights weights(shape, Shared::gated, 3);
-  const Layer layer = weights.layer({shape.topk, Score::softmax, true}, {});
+  const Layer layer = weights.layer({.topk = shape.topk, .normalize = true}, {});
   const std::size_t needed = layer.workspace_bytes(300);
   Guarded memory(needed, true);
   std::mt19937 random(4);
@@ -122,7 +144,7 @@ TEST(Workspace, AForwardAllocatesNothing) {
   const LayerCase shape = kTestCases[0];
   const Weights weights(shape, Shared::gated, 5);
   for (const Arithmetic& arithmetic : kArithmetics) {
-    const Layer layer = weights.layer({shape.topk, Score::softmax, true},
+    const Layer layer = weights.layer({.topk = shape.topk, .normalize = true},
                                       {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(3)});
     std::mt19937 random(6);
     const Rows x(DType::f32, random_table(200, shape.hidden, 1.0, random));
@@ -141,7 +163,7 @@ TEST(Workspace, AForwardAllocatesNothing) {
 TEST(Workspace, TooSmallOrUnalignedIsAnError) {
   const LayerCase shape = kTestCases[4];
   const Weights weights(shape, Shared::none, 7);
-  const Layer layer = weights.layer({shape.topk, Score::softmax, true}, {});
+  const Layer layer = weights.layer({.topk = shape.topk, .normalize = true}, {});
   std::mt19937 random(8);
   const Rows x(DType::f32, random_table(5, shape.hidden, 1.0, random));
   Rows y(DType::f32, 5, shape.hidden);

@@ -74,12 +74,13 @@ class SWITCHYARD_API Layer {
   // The same for a given routing of `topk` slots.
   std::size_t workspace_bytes(std::int64_t max_tokens, std::int32_t topk) const;
 
-  // x [T,H] → y [T,H], f32 or bf16 each. y must not overlap x. Allocates nothing. Throws invalid_argument before any
+  // x [T,H] → y [T,H], f32 or bf16 each. y must not overlap x (columns that lie interleaved count as
+  // overlapping); neither may lie in the workspace. Allocates nothing. Throws invalid_argument before any
   // work.
   ForwardResult forward(ConstMatrix x, Matrix y, const Workspace& workspace) const;
 
   // The same with the caller's experts [T,K] (−1: slot off, its weight is not looked at) and weights [T,K]; duplicates
-  // count twice.
+  // count twice. They must not lie in the workspace: what an earlier forward with it returned has to be copied first.
   ForwardResult forward(ConstMatrix x, Routing routing, Matrix y, const Workspace& workspace) const;
 
   struct Parts;

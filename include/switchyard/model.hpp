@@ -26,7 +26,8 @@ struct ModelInfo {
   std::int64_t ffn = 0;                  // F
   std::int64_t shared_ffn = 0;           // 0: no shared expert
   bool shared_gate = false;              // the shared expert has a sigmoid gate
-  RouterOptions router;
+  RouterOptions router;                  // its selection_bias is null: the tensor is read with a layer
+  bool selection_bias = false;           // the router has one
   std::string layout;                    // e.g. "per expert, gate_proj/up_proj/down_proj [out,in]"
   DType weights = DType::f32;            // type of the expert tensors
   std::size_t file_bytes = 0;            // all tensors

@@ -181,17 +181,26 @@ SWITCHYARD_API switchyard_status switchyard_threads_run(const switchyard_threads
 
 typedef int32_t switchyard_score;
 enum {
-  SWITCHYARD_SCORE_SOFTMAX = 0 /* softmax of the logits over all experts */
+  SWITCHYARD_SCORE_SOFTMAX = 0, /* softmax of the logits over all experts */
+  SWITCHYARD_SCORE_SIGMOID = 1  /* 1 / (1 + exp(-logit)) */
 };
 
-enum { SWITCHYARD_MAX_TOPK = 64, SWITCHYARD_MAX_EXPERTS = 65536 };
+enum { SWITCHYARD_MAX_TOPK = 64, SWITCHYARD_MAX_EXPERTS = 65536, SWITCHYARD_MAX_GROUPS = 256 };
 #define SWITCHYARD_MAX_TOKENS (INT64_C(1) << 40)
 
 typedef struct switchyard_router_options {
   uint32_t struct_size;
   int32_t topk; /* K: 1..min(E, SWITCHYARD_MAX_TOPK); no default */
   switchyard_score score;
-  int32_t normalize; /* 1: divide the K chosen scores by their sum */
+  int32_t normalize;           /* 1: divide the K chosen scores by their sum + epsilon */
+  float epsilon;               /* >= 0 */
+  float scale;                 /* multiplies the weights at last; 0: 1 */
+  int32_t groups;              /* 0: none; else 2..SWITCHYARD_MAX_GROUPS equal groups of neighbouring experts */
+  int32_t kept_groups;         /* experts come from this many best groups: 1..groups */
+  int32_t group_best;          /* a group's score is the sum of so many of its largest selections; 0: 1, the maximum */
+  int32_t masked_zero;         /* 1: experts of the other groups have the selection 0, not -inf */
+  const float* selection_bias; /* [E] or NULL: added to the scores to choose by, never in the weights; read during the
+                                  call, a layer keeps a copy that its queries point to */
 } switchyard_router_options;
 
 /* Chooses experts for logits [T,E], f32. Writes expert [T,K] and weight [T,K], the caller's, with K = options->topk:

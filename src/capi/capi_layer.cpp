@@ -23,11 +23,12 @@ static_assert(static_cast<int>(Device::cpu) == SWITCHYARD_DEVICE_CPU &&
               static_cast<int>(Device::cuda) == SWITCHYARD_DEVICE_CUDA);
 static_assert(static_cast<int>(Path::grouped) == SWITCHYARD_PATH_GROUPED);
 static_assert(static_cast<int>(Score::softmax) == SWITCHYARD_SCORE_SOFTMAX);
+static_assert(static_cast<int>(Score::sigmoid) == SWITCHYARD_SCORE_SIGMOID);
 static_assert(kMaxTopk == SWITCHYARD_MAX_TOPK && kMaxExperts == SWITCHYARD_MAX_EXPERTS &&
               kMaxTokens == SWITCHYARD_MAX_TOKENS && kWorkspaceAlignment == SWITCHYARD_WORKSPACE_ALIGNMENT);
 
 // The first version of the structs that may grow: 64-bit, nothing unused at the end that a new field could fall into.
-static_assert(sizeof(switchyard_threads) == 24 && sizeof(switchyard_router_options) == 16 &&
+static_assert(sizeof(switchyard_threads) == 24 && sizeof(switchyard_router_options) == 48 &&
               sizeof(switchyard_plan) == 56 && sizeof(switchyard_layer_weights) == 216 &&
               sizeof(switchyard_layer_options) == 24 && sizeof(switchyard_forward_result) == 40 &&
               sizeof(switchyard_model_info) == 64 && sizeof(switchyard_roofline) == 56);
@@ -104,7 +105,18 @@ RouterOptions to_router(const switchyard_router_options* options) {
     return {};
   }
   const switchyard_router_options from = read_struct(options, "router: options");
-  return {from.topk, static_cast<Score>(from.score), from.normalize != 0};
+  RouterOptions result;
+  result.topk = from.topk;
+  result.score = static_cast<Score>(from.score);
+  result.normalize = from.normalize != 0;
+  result.epsilon = from.epsilon;
+  result.scale = from.scale == 0.0F ? 1.0F : from.scale;
+  result.groups = from.groups;
+  result.kept_groups = from.kept_groups;
+  result.group_best = from.group_best == 0 ? 1 : from.group_best;
+  result.masked_zero = from.masked_zero != 0;
+  result.selection_bias = from.selection_bias;
+  return result;
 }
 
 switchyard_router_options from_router(const RouterOptions& options) {
@@ -112,6 +124,13 @@ switchyard_router_options from_router(const RouterOptions& options) {
   result.topk = options.topk;
   result.score = static_cast<switchyard_score>(options.score);
   result.normalize = options.normalize ? 1 : 0;
+  result.epsilon = options.epsilon;
+  result.scale = options.scale;
+  result.groups = options.groups;
+  result.kept_groups = options.kept_groups;
+  result.group_best = options.group_best;
+  result.masked_zero = options.masked_zero ? 1 : 0;
+  result.selection_bias = options.selection_bias;
   return result;
 }
 

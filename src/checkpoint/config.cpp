@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -83,6 +84,15 @@ bool Config::flag_or(const char* key, bool otherwise) const {
   if (value == nullptr) return otherwise;
   if (!value->is_boolean()) refuse(key, printable_value(*value), "true or false");
   return value->get<bool>();
+}
+
+double Config::number_or(const char* key, double otherwise) const {
+  const json* value = find(key);
+  if (value == nullptr) return otherwise;
+  if (!value->is_number() || !std::isfinite(value->get<float>())) {
+    refuse(key, printable_value(*value), "a number that float holds");
+  }
+  return value->get<double>();
 }
 
 std::vector<std::int64_t> Config::integers(const char* key, std::int64_t min, std::int64_t max) const {

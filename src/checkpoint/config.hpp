@@ -28,6 +28,8 @@ class Config {
   std::int64_t integer(const Keys& keys, std::int64_t min, std::int64_t max) const;
   std::int64_t integer_or(const char* key, std::int64_t min, std::int64_t max, std::int64_t otherwise) const;
   bool flag_or(const char* key, bool otherwise) const;
+  // A finite number.
+  double number_or(const char* key, double otherwise) const;
   // Empty if absent.
   std::vector<std::int64_t> integers(const char* key, std::int64_t min, std::int64_t max) const;
   std::vector<std::string> texts(const char* key) const;

@@ -58,6 +58,15 @@ constexpr SharedNames kSharedExpert = {
     .down = "mlp.shared_expert.down_proj.weight",
     .scale = "mlp.shared_expert_gate.weight",
 };
+constexpr SharedNames kSharedExperts = {
+    .gate = "mlp.shared_experts.gate_proj.weight",
+    .up = "mlp.shared_experts.up_proj.weight",
+    .down = "mlp.shared_experts.down_proj.weight",
+};
+constexpr const char* kGateBias = "mlp.gate.e_score_correction_bias";
+// What DeepSeek-V3 adds to the sum of the chosen scores.
+constexpr float kEpsilon = 1e-20F;
+
 constexpr std::array<const char*, 4> kText = {"model.layers.{layer}.", "layers.{layer}."};
 constexpr std::array<const char*, 4> kVision = {"model.language_model.layers.{layer}.",
                                                 "language_model.model.layers.{layer}.", "model.layers.{layer}.",
@@ -65,6 +74,65 @@ constexpr std::array<const char*, 4> kVision = {"model.language_model.layers.{la
 
 // Layouts: the published one first. A flag's value without its key is what transformers takes.
 constexpr Family kFamilies[] = {
+    {.name = "deepseek_v2",
+     .model_types = {"deepseek_v2"},
+     .experts = {"n_routed_experts"},
+     .ffn = {"moe_intermediate_size"},
+     .shared_count = "n_shared_experts",
+     .scale_key = "routed_scaling_factor",
+     .groups = {.best = 1, .masked_zero = true, .method = "group_limited_greedy"},
+     .dense_first = 0,
+     .prefixes = kText,
+     .layouts = {kPerExpertProj, kFused},
+     .shared = kSharedExperts},
+    {.name = "deepseek_v3",
+     .model_types = {"deepseek_v3", "deepseek_v32", "kimi_k2"},
+     .experts = {"n_routed_experts"},
+     .ffn = {"moe_intermediate_size"},
+     .shared_count = "n_shared_experts",
+     .normalize_key = "norm_topk_prob",
+     .normalize = true,
+     .score = Score::sigmoid,
+     .epsilon = kEpsilon,
+     .scale_key = "routed_scaling_factor",
+     .scale = 2.5,
+     .groups = {.count = 8, .kept = 4, .best = 2},
+     .selection_bias = kGateBias,
+     .dense_first = 3,
+     .prefixes = kText,
+     .layouts = {kPerExpertProj, kFused},
+     .shared = kSharedExperts},
+    {.name = "dots1",
+     .model_types = {"dots1"},
+     .experts = {"n_routed_experts"},
+     .ffn = {"moe_intermediate_size"},
+     .shared_count = "n_shared_experts",
+     .normalize_key = "norm_topk_prob",
+     .score = Score::sigmoid,
+     .epsilon = kEpsilon,
+     .scale_key = "routed_scaling_factor",
+     .groups = {.count = 1, .kept = 1, .best = 2},
+     .selection_bias = kGateBias,
+     .dense_first = 0,
+     .prefixes = kText,
+     .layouts = {kPerExpertProj, kFused},
+     .shared = kSharedExperts},
+    {.name = "glm4_moe",
+     .model_types = {"glm4_moe"},
+     .experts = {"n_routed_experts"},
+     .ffn = {"moe_intermediate_size"},
+     .shared_count = "n_shared_experts",
+     .normalize_key = "norm_topk_prob",
+     .normalize = true,
+     .score = Score::sigmoid,
+     .epsilon = kEpsilon,
+     .scale_key = "routed_scaling_factor",
+     .groups = {.count = 1, .kept = 1, .best = 2},
+     .selection_bias = kGateBias,
+     .dense_first = 1,
+     .prefixes = kText,
+     .layouts = {kPerExpertProj, kFused},
+     .shared = kSharedExperts},
     {.name = "granitemoe",
      .model_types = {"granitemoe"},
      .experts = {"num_local_experts"},
@@ -72,6 +140,15 @@ constexpr Family kFamilies[] = {
      .normalize = true,  // softmax over the chosen logits is the normalised softmax
      .prefixes = kText,
      .layouts = {kGranite, kGraniteFused}},
+    {.name = "minimax_m2",
+     .model_types = {"minimax_m2"},
+     .experts = {"num_local_experts", "num_experts"},
+     .ffn = {"intermediate_size"},
+     .normalize = true,
+     .score = Score::sigmoid,
+     .selection_bias = "block_sparse_moe.e_score_correction_bias",
+     .prefixes = kText,
+     .layouts = {kPerExpertW, kFused}},
     {.name = "mixtral",
      .model_types = {"mixtral"},
      .experts = {"num_local_experts", "num_experts"},
@@ -156,11 +233,59 @@ std::vector<std::int32_t> read_schedule(const Config& config, const Family& fami
                             std::numeric_limits<std::int64_t>::max());
     std::sort(dense.begin(), dense.end());
   }
+  std::int64_t first = 0;
+  if (family.dense_first >= 0) first = config.integer_or("first_k_dense_replace", 0, kMaxSize, family.dense_first);
   std::vector<std::int32_t> moe_layers;
   for (std::int32_t layer = 0; layer < layers; ++layer) {
+    if (layer < first) continue;
     if ((layer + 1) % step == 0 && !std::binary_search(dense.begin(), dense.end(), layer)) moe_layers.push_back(layer);
   }
   return moe_layers;
+}
+
+void read_groups(const Config& config, const Groups& groups, ModelConfig& model) {
+  if (groups.best == 0) return;
+  if (groups.method != nullptr) {
+    const std::string method = config.text_or("topk_method", "greedy");
+    if (method != groups.method) {
+      if (method != "greedy") {
+        config.refuse("topk_method", printable(method), fmt::format("greedy or {}", groups.method));
+      }
+      return;
+    }
+  }
+  const std::int64_t count = config.integer_or("n_group", 1, model.experts, groups.count);
+  if (count <= 1) return;
+  RouterOptions& router = model.router;
+  if (count > kMaxGroups || model.experts % count != 0) {
+    config.refuse("n_group", std::to_string(count),
+                  fmt::format("a divisor of {} experts up to {}", model.experts, kMaxGroups));
+  }
+  const std::int64_t kept = config.integer_or("topk_group", 1, count, groups.kept);
+  const std::int64_t size = model.experts / count;
+  if (kept < 1 || kept > count || kept * size < router.topk) {
+    config.refuse("topk_group", std::to_string(kept),
+                  fmt::format("1..{} groups of {} with {} experts or more", count, size, router.topk));
+  }
+  if (size < groups.best) {
+    config.refuse("n_group", std::to_string(count), fmt::format("groups of {} experts or more", groups.best));
+  }
+  router.groups = static_cast<std::int32_t>(count);
+  router.kept_groups = static_cast<std::int32_t>(kept);
+  router.group_best = groups.best;
+  router.masked_zero = groups.masked_zero;
+}
+
+void read_router(const Config& config, const Family& family, ModelConfig& model) {
+  const std::int32_t max_topk = std::min(model.experts, kMaxTopk);
+  RouterOptions& router = model.router;
+  router.topk = static_cast<std::int32_t>(config.integer(family.topk, 1, max_topk));
+  router.normalize =
+      family.normalize_key == nullptr ? family.normalize : config.flag_or(family.normalize_key, family.normalize);
+  router.score = family.score;
+  router.epsilon = family.epsilon;
+  if (family.scale_key != nullptr) router.scale = static_cast<float>(config.number_or(family.scale_key, family.scale));
+  read_groups(config, family.groups, model);
 }
 
 // The method of a quantised checkpoint, empty if there is none.
@@ -200,10 +325,14 @@ ModelConfig read_model_config(std::string_view text, const std::string& file) {
   model.ffn = config.integer(family.ffn, 1, kMaxSize);
   if (family.shared_ffn[0] != nullptr) model.shared_ffn = config.integer(family.shared_ffn, 0, kMaxSize);
 
-  const std::int32_t max_topk = std::min(model.experts, kMaxTopk);
-  model.router.topk = static_cast<std::int32_t>(config.integer(family.topk, 1, max_topk));
-  model.router.normalize =
-      family.normalize_key == nullptr ? family.normalize : config.flag_or(family.normalize_key, family.normalize);
+  if (family.shared_count != nullptr) {
+    const std::int64_t count = config.integer({family.shared_count}, 0, kMaxExperts);
+    if (count * model.ffn > kMaxSize) {
+      config.refuse(family.shared_count, std::to_string(count), "a shared expert narrower than 2^31");
+    }
+    model.shared_ffn = count * model.ffn;
+  }
+  read_router(config, family, model);
 
   const std::string activation = config.text_or("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") {

@@ -42,10 +42,19 @@ struct SharedNames {
   const char* scale = nullptr;  // [1,H], through a sigmoid
 };
 
+// Limits the choice to the best groups of experts: `n_group` of them, `topk_group` kept.
+struct Groups {
+  std::int32_t count = 0;  // without the key n_group; 0 and 1 mean no limit
+  std::int32_t kept = 0;   // without the key topk_group
+  std::int32_t best = 0;   // see RouterOptions::group_best; 0: the family has no groups
+  bool masked_zero = false;
+  const char* method = nullptr;  // the value of topk_method that asks for groups; null: always
+};
+
 // Lists are filled from the front.
 struct Family {
   const char* name = nullptr;
-  std::array<const char*, 2> model_types = {};
+  std::array<const char*, 4> model_types = {};
   const char* nested = nullptr;  // the object in config.json that holds the keys, where there is one
   Keys layers = {"num_hidden_layers"};
   Keys experts = {};
@@ -53,9 +62,17 @@ struct Family {
   Keys hidden = {"hidden_size"};
   Keys ffn = {};
   Keys shared_ffn = {};
+  const char* shared_count = nullptr;   // the shared expert is this many times as wide as a routed one
   const char* normalize_key = nullptr;  // null: `normalize` always
   bool normalize = false;               // without the key
-  bool sparse_step = false;             // decoder_sparse_step and mlp_only_layers choose the MoE layers
+  Score score = Score::softmax;
+  float epsilon = 0;
+  const char* scale_key = nullptr;
+  double scale = 1;  // without the key
+  Groups groups = {};
+  const char* selection_bias = nullptr;  // the tensor, [E]
+  bool sparse_step = false;              // decoder_sparse_step and mlp_only_layers choose the MoE layers
+  std::int32_t dense_first = -1;  // first_k_dense_replace layers are dense, so many without the key; -1: no such key
   std::array<const char*, 4> prefixes = {};
   std::array<ExpertLayout, 2> layouts = {};
   SharedNames shared = {};

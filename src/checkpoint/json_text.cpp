@@ -81,7 +81,7 @@ json parse_json(std::string_view text, const std::string& where) {
   try {
     return json::parse(text.begin(), text.end(), check);
   } catch (const json::exception& error) {
-    fail(Code::bad_data, "{} is not valid JSON: {}", where, reason(error));
+    fail(Code::bad_data, "{} is not valid JSON ({}), expected one JSON value", where, reason(error));
   }
 }
 

@@ -9,6 +9,7 @@
 #include "checkpoint/families.hpp"
 #include "checkpoint/json_text.hpp"
 #include "checkpoint/layout.hpp"
+#include "experts/packed.hpp"
 #include "fail.hpp"
 #include "switchyard/tensor_file.hpp"
 
@@ -42,6 +43,7 @@ ModelInfo make_info(const ModelConfig& config, const TensorFile& file) {
   info.shared_ffn = config.shared_ffn;
   info.shared_gate = config.shared_ffn > 0 && config.family->shared.scale != nullptr;
   info.router = config.router;
+  info.selection_bias = config.family->selection_bias != nullptr;
   info.unsupported = config.unsupported;
   for (const Tensor& tensor : file.tensors()) info.file_bytes += tensor.bytes;
   return info;
@@ -144,10 +146,11 @@ struct Model::Impl {
   void check_layer(std::int32_t layer) {
     const std::string start = prefix(layer);
     check({start + place.layout->router, {shape.experts, shape.hidden}}, false);
+    if (info.selection_bias) check({start + family->selection_bias, {shape.experts}}, false);
     if (info.shared_ffn > 0) {
-      check({start + family->shared.gate, {info.shared_ffn, shape.hidden}}, false);
-      check({start + family->shared.up, {info.shared_ffn, shape.hidden}}, false);
-      check({start + family->shared.down, {shape.hidden, info.shared_ffn}}, false);
+      check({start + family->shared.gate, {info.shared_ffn, shape.hidden}}, true);
+      check({start + family->shared.up, {info.shared_ffn, shape.hidden}}, true);
+      check({start + family->shared.down, {shape.hidden, info.shared_ffn}}, true);
       if (info.shared_gate) check({start + family->shared.scale, {1, shape.hidden}}, false);
     }
     const std::int32_t tensors = is_per_expert(*place.layout) ? shape.experts : 1;
@@ -168,6 +171,15 @@ struct Model::Impl {
     for (const auto slice : expert_slices(*place.layout, shape, expert_files(layer, expert), expert)) {
       file.release(slice.data(), slice.size());
     }
+  }
+
+  // Empty if the family has none.
+  std::vector<float> selection_bias(std::int32_t layer) const {
+    if (!info.selection_bias) return {};
+    const Tensor& tensor = file.at(prefix(layer) + family->selection_bias);
+    std::vector<float> bias(static_cast<std::size_t>(shape.experts));
+    read_row({tensor.data, tensor.dtype, 0, 1}, 0, 0, shape.experts, bias.data());
+    return bias;
   }
 
   // Everything but the routed experts; notes the tensors in `used`.
@@ -229,7 +241,10 @@ Layer Model::layer(std::int32_t index, const LayerOptions& options, const Progre
     if (expert > 0) finish(expert - 1);
     return expert_views(*model.place.layout, model.shape, model.expert_files(index, expert), expert);
   };
-  Layer layer(weights, model.info.router, options);
+  RouterOptions router = model.info.router;
+  const std::vector<float> bias = model.selection_bias(index);
+  if (!bias.empty()) router.selection_bias = bias.data();
+  Layer layer(weights, router, options);
   finish(model.shape.experts - 1);
   for (const Tensor* tensor : used) model.file.release(*tensor);
   return layer;

@@ -1,11 +1,13 @@
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <system_error>
 #include <unordered_set>
 
 #include "checkpoint/json_text.hpp"
@@ -30,7 +32,9 @@ void check_tensor(const Tensor& tensor, std::unordered_set<std::string_view>& na
     fail(Code::invalid_argument, "{} has {} bytes, expected {} for {} [{}]", where, tensor.bytes, *bytes,
          dtype_name(tensor.dtype), fmt::join(tensor.shape, ","));
   }
-  if (tensor.data == nullptr && tensor.bytes > 0) fail(Code::invalid_argument, "{} has no data", where);
+  if (tensor.data == nullptr && tensor.bytes > 0) {
+    fail(Code::invalid_argument, "{} has no data, expected {} bytes", where, tensor.bytes);
+  }
 }
 
 // Length and JSON text, padded so that the data begins at a multiple of 8.
@@ -51,7 +55,7 @@ std::string header_of(std::span<const Tensor> tensors) {
   try {
     text = header.dump();
   } catch (const ordered_json::exception&) {
-    fail(Code::invalid_argument, "write_safetensors: a tensor's name is not valid UTF-8");
+    fail(Code::invalid_argument, "write_safetensors: a tensor's name is not valid UTF-8, expected names that are");
   }
   text.resize((text.size() + 7) / 8 * 8, ' ');
   std::string prefix(kSafetensorsPrefix, '\0');
@@ -59,23 +63,39 @@ std::string header_of(std::span<const Tensor> tensors) {
   return prefix + text;
 }
 
-// A new file beside its target, which it replaces in commit(); without that it is removed.
+// The file that a chain of symbolic links ends at, there or not. A circle of them is left for the system to refuse.
+std::filesystem::path linked_file(std::filesystem::path path) {
+  constexpr int kMaxLinks = 40;
+  std::error_code ignored;
+  for (int i = 0; i < kMaxLinks && std::filesystem::is_symlink(path, ignored); ++i) {
+    path = path.parent_path() / std::filesystem::read_symlink(path, ignored);
+  }
+  return path;
+}
+
+// A new file beside its target, which it replaces in commit(); without that it is removed. A target that is no regular
+// file, a pipe for one, is written itself.
 class NewFile {
  public:
-  explicit NewFile(std::filesystem::path target) : target_(std::move(target)) {
-    // Several writers of one target take different names.
-    constexpr int kNames = 1000;
-    for (int i = 0; i < kNames && fd_ < 0; ++i) {
-      path_ = target_.string() + fmt::format(".part{}", i);
-      fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-      if (fd_ < 0 && errno != EEXIST) break;
+  explicit NewFile(const std::filesystem::path& path) : target_(path) {
+    struct stat status {};
+    const bool exists = ::stat(path.c_str(), &status) == 0;
+    if (!exists && errno != ENOENT) refuse("cannot be created");
+    if (exists && !S_ISREG(status.st_mode)) {
+      fd_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
+      if (fd_ < 0) refuse("cannot be opened");
+      return;
     }
-    if (fd_ < 0) refuse("cannot be created");
+    target_ = linked_file(path);
+    create();
+    if (exists && ::fchmod(fd_, status.st_mode & 07777) != 0) {
+      const int error = errno;
+      discard();
+      errno = error;
+      refuse("cannot be given its permissions");
+    }
   }
-  ~NewFile() {
-    if (fd_ >= 0) ::close(fd_);
-    if (!path_.empty()) ::unlink(path_.c_str());
-  }
+  ~NewFile() { discard(); }
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;
 
@@ -94,10 +114,11 @@ class NewFile {
   }
 
   void commit() {
-    if (::fsync(fd_) != 0) refuse("cannot be written to disk");
+    if (!path_.empty() && ::fsync(fd_) != 0) refuse("cannot be written to disk");
     const int closed = ::close(fd_);
     fd_ = -1;
     if (closed != 0) refuse("cannot be written to disk");
+    if (path_.empty()) return;
     if (::rename(path_.c_str(), target_.c_str()) != 0) refuse("cannot be put in place");
     path_.clear();
     sync_folder();
@@ -106,6 +127,25 @@ class NewFile {
  private:
   [[noreturn]] void refuse(const char* what) const {
     fail(Code::io, "write_safetensors: {}: {}: {}", target_.string(), what, std::strerror(errno));
+  }
+
+  void create() {
+    // Several writers of one target take different names.
+    constexpr int kNames = 1000;
+    for (int i = 0; i < kNames && fd_ < 0; ++i) {
+      path_ = target_.string() + fmt::format(".part{}", i);
+      fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+      if (fd_ < 0 && errno != EEXIST) break;
+    }
+    if (fd_ < 0) {
+      path_.clear();
+      refuse("cannot be created");
+    }
+  }
+
+  void discard() noexcept {
+    if (fd_ >= 0) ::close(fd_);
+    if (!path_.empty()) ::unlink(path_.c_str());
   }
 
   // Makes the new name last; some file systems cannot, and the data is safe without it.
@@ -118,7 +158,7 @@ class NewFile {
   }
 
   std::filesystem::path target_;
-  std::string path_;
+  std::string path_;  // of the new file; empty if the target itself is written
   int fd_ = -1;
 };
 

@@ -146,8 +146,8 @@ struct TensorFile::Impl {
     for (const Tensor& tensor : std::span(tensors).last(found)) present.insert(tensor.name);
     const auto missing = std::find_if_not(names.begin(), names.end(),
                                           [&](const std::string& wanted) { return present.contains(wanted); });
-    fail(Code::bad_data, "safetensors: {}: the index promises tensor {} in {}, which has no such tensor", name,
-         printable(*missing), shard);
+    fail(Code::bad_data, "safetensors: {}: the index promises tensor {} in {}, which has no such tensor, expected one",
+         name, printable(*missing), shard);
   }
 };
 

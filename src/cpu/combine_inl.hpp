@@ -58,10 +58,15 @@ inline void combine_token(const CombineArgs& c, std::int64_t t) {
   }
 }
 
-void combine(const CombineArgs& c) {
+__attribute__((noinline)) void combine_tokens(const CombineArgs& c) {
   for (std::int64_t t = 0; t < c.count; ++t) {
     combine_token(c, t);
   }
+}
+
+void combine(const CombineArgs& c) {
+  const FloatMode mode(false);
+  combine_tokens(c);
 }
 
 }  // namespace

@@ -91,7 +91,8 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
   }
 }
 
-// Not inlined: the compiler does not know that the scope in gemm changes arithmetic, and must not move any across it.
+// This and the other loops below a FloatMode are not inlined: the compiler does not know that the scope changes
+// arithmetic, and must not move any across its borders.
 __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
   const RowTiles split(g.row_count);
   float* tiles = reinterpret_cast<float*>(g.scratch);
@@ -107,12 +108,8 @@ __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
 }
 
 void gemm(const GemmArgs& g) {
-  if (g.math == Math::bf16) {
-    const FlushDenormals scope;
-    gemm_rows(g);
-  } else {
-    gemm_rows(g);
-  }
+  const FloatMode mode(g.math == Math::bf16);
+  gemm_rows(g);
 }
 
 }  // namespace

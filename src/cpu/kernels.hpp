@@ -65,8 +65,7 @@ struct RouteArgs {
   std::int64_t stride;
   std::int64_t count;
   std::int32_t experts;
-  std::int32_t topk;
-  bool normalize;
+  const RouterOptions* options;
   std::int32_t* expert;
   float* weight;
 };

@@ -122,7 +122,7 @@ struct V16 {
 
 // Parts of this file, in this order.
 // clang-format off
-#include "cpu/flush_denormals_x86.hpp"
+#include "cpu/float_mode_x86.hpp"
 #include "cpu/kernels_inl.hpp"
 // clang-format on
 

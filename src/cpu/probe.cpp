@@ -1,15 +1,17 @@
 #include "switchyard/probe.hpp"
 
 #include <algorithm>
-#include <barrier>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <numeric>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "cpu/kernels.hpp"
 #include "cpu/memory.hpp"
+#include "fail.hpp"
 
 namespace switchyard {
 namespace {
@@ -20,26 +22,41 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 constexpr int kRuns = 5;
 
-// Runs work(worker) on `count` threads that start together; from the first start to the last end, by the workers' own clocks: the
-// caller may be kept waiting by the very threads that it has started.
+enum class Go { wait, run, leave };
+
+// Runs work(worker) on `count` threads that start together; from the first start to the last end, by the workers' own
+// clocks: the caller may be kept waiting by the very threads that it has started. Not on the pool, whose workers come
+// when they are free. Throws out_of_memory if a thread cannot start.
 template <class Work>
 double time_on_all(int count, const Work& work) {
-  std::barrier start(count);
+  std::atomic<Go> go{Go::wait};
   std::vector<Clock::time_point> begins(static_cast<std::size_t>(count));
   std::vector<Clock::time_point> ends(begins.size());
   std::vector<std::thread> threads;
   threads.reserve(begins.size());
-  for (int worker = 0; worker < count; ++worker) {
-    threads.emplace_back([&, worker] {
+  const auto body = [&](int worker) {
+    go.wait(Go::wait);
+    if (go.load() == Go::run) {
       const auto at = static_cast<std::size_t>(worker);
-      start.arrive_and_wait();
       begins[at] = Clock::now();
       work(worker);
       ends[at] = Clock::now();
-    });
+    }
+  };
+  try {
+    for (int worker = 0; worker < count; ++worker) {
+      threads.emplace_back(body, worker);
+    }
+  } catch (const std::system_error&) {
   }
+  const bool all = threads.size() == begins.size();
+  go.store(all ? Go::run : Go::leave);
+  go.notify_all();
   for (std::thread& thread : threads) {
     thread.join();
+  }
+  if (!all) {
+    fail(Code::out_of_memory, "probe: could start {} threads, expected {}", threads.size(), count);
   }
   const auto begin = *std::min_element(begins.begin(), begins.end());
   const auto end = *std::max_element(ends.begin(), ends.end());

@@ -2,12 +2,12 @@
 
 #include <sched.h>
 
-#include <array>
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 #include "fail.hpp"
@@ -50,37 +50,45 @@ class Pool {
     return *pool;
   }
 
-  void ensure(int workers) {
-    const std::lock_guard lock(mutex_);
-    for (; started_ < workers; ++started_) {
-      std::thread([this] { serve(); }).detach();
-    }
-  }
-
   void run(int count, Threads::Body body, void* data) {
     Job job{body, data, count - 1};
     offer(job);
     body(data, 0);
     withdraw(job);
-    for (int spin = 0; job.running.load(std::memory_order_acquire) > 0; ++spin) {
-      if (spin < kSpins) {
-        pause();
-      } else {
-        std::this_thread::yield();
+    for (int spin = 0; spin < kSpins && job.running.load(std::memory_order_acquire) > 0; ++spin) {
+      pause();
+    }
+    for (;;) {
+      const std::uint64_t seen = finished_.load();
+      if (job.running.load(std::memory_order_acquire) == 0) {
+        return;
       }
+      finished_.wait(seen);
     }
   }
 
  private:
   void offer(Job& job) {
+    const int helpers = job.wanted;  // workers change it once they see the job
     {
       const std::lock_guard lock(mutex_);
+      start_workers(helpers);
       job.following = jobs_;
       jobs_ = &job;
       offers_.fetch_add(1, std::memory_order_release);
     }
-    if (parked_.load() > 0) {
-      wake_.notify_all();
+    for (int wakes = std::min(parked_.load(), helpers); wakes > 0; --wakes) {
+      wake_.notify_one();
+    }
+  }
+
+  // Workers start with the first work that wants them. Where the system has no thread to give, the others do the work.
+  void start_workers(int workers) {
+    try {
+      for (; started_ < workers; ++started_) {
+        std::thread([this] { serve(); }).detach();
+      }
+    } catch (const std::exception&) {
     }
   }
 
@@ -107,8 +115,8 @@ class Pool {
   }
 
   Job* wait_for_job(int& worker) {
-    std::uint64_t seen = offers_.load(std::memory_order_acquire);
     for (;;) {
+      std::uint64_t seen = 0;
       {
         const std::lock_guard lock(mutex_);
         seen = offers_.load(std::memory_order_relaxed);
@@ -133,7 +141,9 @@ class Pool {
       int worker = 0;
       Job* job = wait_for_job(worker);
       job->body(job->data, worker);
-      job->running.fetch_sub(1, std::memory_order_release);  // the job may be gone after this
+      job->running.fetch_sub(1, std::memory_order_release);  // the job may be gone after this, the pool is not
+      finished_.fetch_add(1);
+      finished_.notify_all();
     }
   }
 
@@ -142,6 +152,7 @@ class Pool {
   Job* jobs_ = nullptr;
   int started_ = 0;
   std::atomic<std::uint64_t> offers_{0};
+  std::atomic<std::uint64_t> finished_{0};  // callers whose helpers are slow sleep on it
   std::atomic<int> parked_{0};
 };
 
@@ -155,11 +166,6 @@ Threads Threads::pool(int count) {
   const int wanted = count <= 0 ? processors() : count;
   if (wanted > kMaxThreads) {
     fail(Code::invalid_argument, "threads: found a count of {}, expected at most {}", count, kMaxThreads);
-  }
-  try {
-    Pool::instance().ensure(wanted - 1);
-  } catch (const std::system_error& error) {
-    fail(Code::out_of_memory, "threads: could not start {} threads: {}", wanted, error.what());
   }
   return {wanted, run_on_pool, nullptr};
 }

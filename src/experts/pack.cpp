@@ -12,6 +12,16 @@ namespace {
 
 constexpr std::int64_t kChunk = 64;  // contraction steps that are converted at a time: 8 KiB for a panel, in L1
 
+// Throws out_of_memory if the product does not fit.
+std::size_t buffer_bytes(std::int64_t count, std::int64_t panels, std::int64_t panel_bytes) {
+  std::int64_t bytes = 0;
+  if (__builtin_mul_overflow(count, panels, &bytes) || __builtin_mul_overflow(bytes, panel_bytes, &bytes)) {
+    fail(Code::out_of_memory, "experts: found {} matrices of {} panels of {} bytes, expected less than 2^63 bytes",
+         count, panels, panel_bytes);
+  }
+  return static_cast<std::size_t>(bytes);
+}
+
 std::int64_t round_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
 
 template <class T>
@@ -32,9 +42,11 @@ float widen_f16(const std::byte* p) {
   if (magnitude >= 0x7c00U) {  // inf and NaN
     return std::bit_cast<float>(sign | 0x7f800000U | ((magnitude & 0x3ffU) << 13));
   }
-  // The f16 fraction in an f32 whose exponent is 112 too small: the product rounds nothing, denormals included.
-  const float value = std::bit_cast<float>(magnitude << 13) * 0x1p112F;
-  return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(value));
+  if (magnitude < 0x400U) {  // denormal or zero: an integer times 2^-24, exact under any mode of the calling thread
+    const float value = static_cast<float>(magnitude) * 0x1p-24F;
+    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(value));
+  }
+  return std::bit_cast<float>(sign | ((magnitude << 13) + (112U << 23)));
 }
 
 std::uint16_t round_to_bf16(float value) {
@@ -55,24 +67,6 @@ void read_run(const std::byte* from, std::int64_t step, std::int64_t count, floa
     for (std::int64_t i = 0; i < count; ++i) {
       to[i] = kWiden(from + i * step * kSize);
     }
-  }
-}
-
-// Elements (out, in), (out, in + 1), … of a view as f32.
-void read_row(const WeightView& view, std::int64_t out, std::int64_t in, std::int64_t count, float* to) {
-  const std::byte* from =
-      static_cast<const std::byte*>(view.data) +
-      (out * view.out_stride + in * view.in_stride) * static_cast<std::int64_t>(dtype_bytes(view.dtype));
-  switch (view.dtype) {
-    case DType::f32:
-      read_run<widen_f32, 4>(from, view.in_stride, count, to);
-      break;
-    case DType::bf16:
-      read_run<widen_bf16, 2>(from, view.in_stride, count, to);
-      break;
-    default:
-      read_run<widen_f16, 2>(from, view.in_stride, count, to);
-      break;
   }
 }
 
@@ -104,6 +98,23 @@ constexpr bool is_gate(std::int64_t column) { return column % 16 < 8; }
 
 }  // namespace
 
+void read_row(const WeightView& view, std::int64_t out, std::int64_t in, std::int64_t count, float* to) {
+  const std::byte* from =
+      static_cast<const std::byte*>(view.data) +
+      (out * view.out_stride + in * view.in_stride) * static_cast<std::int64_t>(dtype_bytes(view.dtype));
+  switch (view.dtype) {
+    case DType::f32:
+      read_run<widen_f32, 4>(from, view.in_stride, count, to);
+      break;
+    case DType::bf16:
+      read_run<widen_bf16, 2>(from, view.in_stride, count, to);
+      break;
+    default:
+      read_run<widen_f16, 2>(from, view.in_stride, count, to);
+      break;
+  }
+}
+
 PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::int64_t depth, bool gated, Format format)
     : format_(format),
       gated_(gated),
@@ -112,7 +123,7 @@ PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::i
       padded_depth_(round_up(depth, kDepth)),
       panels_(round_up(features, gated ? kGatedPanel : kPanel) / (gated ? kGatedPanel : kPanel)),
       panel_bytes_(padded_depth_ * kPanel * (format == Format::f32 ? 4 : 2)),
-      buffer_(static_cast<std::size_t>(count) * static_cast<std::size_t>(panels_ * panel_bytes_)) {}
+      buffer_(buffer_bytes(count, panels_, panel_bytes_)) {}
 
 void PackedMatrices::pack(std::int32_t matrix, const WeightView& view, const WeightView& up, const Threads& threads) {
   std::byte* base = buffer_.data() + matrix * panels_ * panel_bytes_;

@@ -10,7 +10,7 @@
 
 namespace switchyard {
 
-// The largest hidden or ffn size: keeps sizes of a matrix in 64 bits with room to spare.
+// The largest hidden or ffn size: keeps the bytes of a panel in 64 bits.
 inline constexpr std::int64_t kMaxFeatures = std::int64_t{1} << 31;
 
 // `count` matrices [features, depth] of one size. Gated ones hold two matrices, gate and up, interleaved.
@@ -51,6 +51,9 @@ struct ExpertWeights::Packed {
   PackedMatrices up;    // gate and up, [F,H] each
   PackedMatrices down;  // [H,F]
 };
+
+// Elements (out, in), (out, in + 1), … of a view as f32.
+void read_row(const WeightView& view, std::int64_t out, std::int64_t in, std::int64_t count, float* to);
 
 // Throws invalid_argument, naming `what`, unless the view has data of a type that packs.
 void check_weight(const WeightView& view, const char* what);

@@ -81,8 +81,7 @@ void run_shared(const Layer::Parts& parts, ConstMatrix x, const ChunkMemory& mem
 void run_combine(const Layer::Parts& parts, const Plan& plan, const float* weight, const ChunkMemory& memory, Matrix y,
                  const Kernels& kernels) {
   // A piece reads some 64 KiB of rows or more: far above the cost of taking it from the queue.
-  const std::int64_t tokens_per_piece =
-      std::max<std::int64_t>(1, (std::int64_t{1} << 14) / (plan.topk * parts.hidden) + 1);
+  const std::int64_t tokens_per_piece = (std::int64_t{1} << 14) / (plan.topk * parts.hidden) + 1;
   CombineArgs all{};
   all.rows = memory.out;
   all.rows_stride = parts.experts.packed().down.out_width();
@@ -138,7 +137,7 @@ ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace
   check_router(parts);
   check_matrices(parts, x, y);
   const std::int32_t topk = parts.router.options.topk;
-  check_workspace(workspace, workspace_bytes(x.rows));
+  check_workspace(workspace, workspace_bytes(x.rows), x, y);
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, topk, true);
@@ -154,7 +153,7 @@ ForwardResult Layer::forward(ConstMatrix x, Routing routing, Matrix y, const Wor
   const Parts& parts = *parts_;
   check_matrices(parts, x, y);
   check_routing(parts, x, routing);
-  check_workspace(workspace, workspace_bytes(x.rows, routing.topk));
+  check_workspace(workspace, workspace_bytes(x.rows, routing.topk), x, routing, y);
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, routing.topk, false);

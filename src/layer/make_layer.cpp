@@ -31,10 +31,18 @@ PackedMatrices pack_one(const WeightView& view, const char* what, std::int64_t f
 }
 
 Router make_router(const LayerWeights& weights, const RouterOptions& options, const Threads& threads) {
+  Router router;
+  router.options = options;
+  router.experts = weights.experts;
   if (weights.router.data != nullptr) {
     check_router_options(options, weights.experts);
+    if (options.selection_bias != nullptr) {
+      router.selection_bias.assign(options.selection_bias, options.selection_bias + weights.experts);
+      router.options.selection_bias = router.selection_bias.data();
+    }
+    router.weight = pack_one(weights.router, "router", weights.experts, weights.hidden, threads);
   }
-  return {options, weights.experts, pack_one(weights.router, "router", weights.experts, weights.hidden, threads)};
+  return router;
 }
 
 std::optional<ExpertWeights> make_shared(const LayerWeights& weights, const LayerOptions& options) {

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "fail.hpp"
+#include "layer/overlap.hpp"
 #include "layer/parts.hpp"
 
 namespace switchyard {
@@ -46,6 +47,11 @@ void check_matrix(const char* name, const void* data, DType dtype, std::int64_t 
     fail(Code::invalid_argument,
          "layer: {} is [{}, {}] with stride {}, expected 0..{} tokens, {} columns and a stride of {}..{}", name, rows,
          cols, stride, kMaxTokens, hidden, hidden, kMaxFeatures);
+  }
+  std::int64_t bytes = 0;
+  if (__builtin_mul_overflow(rows, stride * static_cast<std::int64_t>(dtype_bytes(dtype)), &bytes)) {
+    fail(Code::invalid_argument, "layer: {} is [{}, {}] with stride {}, expected less than 2^63 bytes", name, rows,
+         cols, stride);
   }
   if (rows > 0 && data == nullptr) {
     fail(Code::invalid_argument, "layer: {} has no data, expected [{}, {}]", name, rows, cols);
@@ -101,10 +107,7 @@ void check_matrices(const Layer::Parts& parts, const ConstMatrix& x, const Matri
   if (y.rows != x.rows) {
     fail(Code::invalid_argument, "layer: y has {} rows, expected {} as x", y.rows, x.rows);
   }
-  const auto bytes = [](const auto& m) { return m.rows * m.stride * static_cast<std::int64_t>(dtype_bytes(m.dtype)); };
-  const auto* x_begin = static_cast<const std::byte*>(x.data);
-  const auto* y_begin = static_cast<const std::byte*>(y.data);
-  if (x.rows > 0 && x_begin < y_begin + bytes(y) && y_begin < x_begin + bytes(x)) {
+  if (overlap(bytes_of(x), bytes_of(y))) {
     fail(Code::invalid_argument, "layer: x and y overlap, expected separate memory");
   }
 }
@@ -121,10 +124,24 @@ void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routin
   check_experts(routing.expert, routing.tokens, routing.topk, parts.experts.shape().experts);
 }
 
-void check_workspace(const Workspace& workspace, std::size_t needed) {
+void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Matrix& y) {
   if (workspace.bytes() < needed) {
     fail(Code::invalid_argument, "layer: found a workspace of {} bytes, expected at least {}", workspace.bytes(),
          needed);
+  }
+  const Bytes memory = bytes_of(workspace);
+  if (overlap(memory, bytes_of(x)) || overlap(memory, bytes_of(y))) {
+    fail(Code::invalid_argument, "layer: x or y lies in the workspace, expected separate memory");
+  }
+}
+
+void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Routing& routing,
+                     const Matrix& y) {
+  check_workspace(workspace, needed, x, y);
+  const auto slots = static_cast<std::size_t>(routing.tokens * routing.topk);
+  const Bytes memory = bytes_of(workspace);
+  if (overlap(memory, bytes_of(routing.expert, slots)) || overlap(memory, bytes_of(routing.weight, slots))) {
+    fail(Code::invalid_argument, "layer: the routing lies in the workspace, expected a copy of it elsewhere");
   }
 }
 

@@ -52,6 +52,8 @@ std::size_t forward_bytes(const Layer::Parts& parts, std::int64_t tokens, std::i
 void check_router(const Layer::Parts& parts);
 void check_matrices(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& y);
 void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routing& routing);
-void check_workspace(const Workspace& workspace, std::size_t needed);
+void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Matrix& y);
+void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Routing& routing,
+                     const Matrix& y);
 
 }  // namespace switchyard

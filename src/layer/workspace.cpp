@@ -16,6 +16,9 @@ Workspace::Workspace(std::size_t bytes) : bytes_(bytes), owned_(true) {
 }
 
 Workspace::Workspace(void* data, std::size_t bytes) : data_(data), bytes_(bytes) {
+  if (data == nullptr && bytes > 0) {
+    fail(Code::invalid_argument, "workspace: found no memory for {} bytes, expected a block of that size", bytes);
+  }
   if (reinterpret_cast<std::uintptr_t>(data) % kWorkspaceAlignment != 0) {
     fail(Code::invalid_argument, "workspace: found memory at {}, expected an alignment of {}", data,
          kWorkspaceAlignment);

@@ -4,6 +4,7 @@
 
 #include "cpu/parallel_for.hpp"
 #include "fail.hpp"
+#include "layer/overlap.hpp"
 #include "plan/build.hpp"
 
 namespace switchyard {
@@ -103,6 +104,12 @@ Plan make_plan(const std::int32_t* expert, std::int64_t tokens, std::int32_t top
   if (workspace.bytes() < needed) {
     fail(Code::invalid_argument, "plan: found a workspace of {} bytes, expected at least {}", workspace.bytes(),
          needed);
+  }
+  if (tokens > 0 && expert == nullptr) {
+    fail(Code::invalid_argument, "plan: found no expert ids, expected [{}, {}]", tokens, topk);
+  }
+  if (overlap(bytes_of(workspace), bytes_of(expert, static_cast<std::size_t>(tokens * topk)))) {
+    fail(Code::invalid_argument, "plan: the expert ids lie in the workspace, expected separate memory");
   }
   check_experts(expert, tokens, topk, experts);
   Carver carver(workspace.data());

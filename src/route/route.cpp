@@ -1,6 +1,7 @@
 #include "switchyard/route.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "cpu/parallel_for.hpp"
 #include "fail.hpp"
@@ -12,6 +13,26 @@ namespace {
 // A token takes about 0.3 µs; 64 of them are worth the 1 µs that offering work to a thread costs.
 constexpr std::int64_t kTokensPerPiece = 64;
 
+void check_groups(const RouterOptions& options, std::int32_t experts) {
+  if (options.groups == 0) {
+    return;
+  }
+  if (options.groups < 2 || options.groups > kMaxGroups || experts % options.groups != 0) {
+    fail(Code::invalid_argument, "route: found {} groups for {} experts, expected 0 or 2..{} of equal size",
+         options.groups, experts, kMaxGroups);
+  }
+  const std::int32_t size = experts / options.groups;
+  if (options.kept_groups < 1 || options.kept_groups > options.groups || options.kept_groups * size < options.topk) {
+    fail(Code::invalid_argument,
+         "route: found {} kept groups of {} experts for topk {}, expected 1..{} with enough experts",
+         options.kept_groups, size, options.topk, options.groups);
+  }
+  if (options.group_best < 1 || options.group_best > std::min(size, kMaxTopk)) {
+    fail(Code::invalid_argument, "route: found group_best {}, expected 1..{}", options.group_best,
+         std::min(size, kMaxTopk));
+  }
+}
+
 }  // namespace
 
 void check_router_options(const RouterOptions& options, std::int32_t experts) {
@@ -22,9 +43,15 @@ void check_router_options(const RouterOptions& options, std::int32_t experts) {
   if (options.topk < 1 || options.topk > most) {
     fail(Code::invalid_argument, "route: found topk {} for {} experts, expected 1..{}", options.topk, experts, most);
   }
-  if (options.score != Score::softmax) {
-    fail(Code::invalid_argument, "route: found score {}, expected softmax (0)", static_cast<int>(options.score));
+  if (options.score != Score::softmax && options.score != Score::sigmoid) {
+    fail(Code::invalid_argument, "route: found score {}, expected softmax (0) or sigmoid (1)",
+         static_cast<int>(options.score));
   }
+  if (!(options.epsilon >= 0) || !std::isfinite(options.epsilon) || !std::isfinite(options.scale)) {
+    fail(Code::invalid_argument, "route: found epsilon {} and scale {}, expected finite numbers and epsilon >= 0",
+         options.epsilon, options.scale);
+  }
+  check_groups(options, experts);
 }
 
 void route_rows(const RouteArgs& args, const Kernels& kernels, const Threads& threads) {
@@ -33,8 +60,8 @@ void route_rows(const RouteArgs& args, const Kernels& kernels, const Threads& th
     const std::int64_t begin = piece * kTokensPerPiece;
     RouteArgs part = args;
     part.logits += begin * args.stride;
-    part.expert += begin * args.topk;
-    part.weight += begin * args.topk;
+    part.expert += begin * args.options->topk;
+    part.weight += begin * args.options->topk;
     part.count = std::min(kTokensPerPiece, args.count - begin);
     kernels.route(part);
   });
@@ -61,8 +88,7 @@ void route_logits(ConstMatrix logits, const RouterOptions& options, Routing rout
                        logits.stride,
                        logits.rows,
                        static_cast<std::int32_t>(logits.cols),
-                       options.topk,
-                       options.normalize,
+                       &options,
                        routing.expert,
                        routing.weight};
   route_rows(args, current_kernels(), threads);

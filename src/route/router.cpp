@@ -34,9 +34,8 @@ void run_router(const Router& router, ConstMatrix x, const RouterMemory& memory,
     gemm.rows.data = static_cast<const std::byte*>(x.data) + begin * token_bytes;
     gemm.out = memory.logits;
     run_grouped(gemm, grouped, kernels, threads);
-    const RouteArgs args{
-        memory.logits,         router.weight.out_width(), count, router.experts, topk, router.options.normalize,
-        expert + begin * topk, weight + begin * topk};
+    const RouteArgs args{memory.logits,         router.weight.out_width(), count, router.experts, &router.options,
+                         expert + begin * topk, weight + begin * topk};
     route_rows(args, kernels, threads);
   }
 }

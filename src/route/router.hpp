@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "experts/grouped.hpp"
 #include "experts/packed.hpp"
@@ -9,8 +10,10 @@
 
 namespace switchyard {
 
+// Moves, never copied: options.selection_bias points into the vector.
 struct Router {
   RouterOptions options;
+  std::vector<float> selection_bias;
   std::int32_t experts = 0;
   PackedMatrices weight;  // [E,H] f32
 };

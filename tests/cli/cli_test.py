@@ -15,7 +15,7 @@ from files import floats, read_npy, read_safetensors, to_bf16, write_npy, write_
 
 PROGRAM, GOLDEN, EXAMPLES = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
 FOLDERS = ("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_moe_odd", "olmoe", "granitemoe", "qwen3_vl_moe",
-           "qwen3_moe_fused", "qwen3_moe_sharded")
+           "qwen3_moe_fused", "qwen3_moe_sharded", "deepseek_v2", "deepseek_v3", "glm4_moe", "dots1", "minimax_m2")
 SUBCOMMANDS = ("inspect", "run", "bench", "demo")
 OK, INVALID_ARGUMENT, NOT_SUPPORTED, IO, BAD_DATA, MISMATCH = 0, 2, 3, 4, 5, 6
 
@@ -158,13 +158,21 @@ class Inspect(CliTest):
             "ffn": 16,
             "shared_ffn": 20,
             "shared_gate": True,
-            "router": {"score": "softmax", "normalize": False},
+            "router": {"score": "softmax", "normalize": False, "scale": 1.0, "selection_bias": False, "groups": 0,
+                       "kept_groups": 0},
             "weights": "f32",
             "file_bytes": sum(len(content) for _, _, content in tensors.values()),
             "moe_bytes": sum(blocks.values()),
             "formats": {"f32": 4 * weights, "bf16": 2 * weights},
             "unsupported": [],
         })
+
+    def test_router(self):
+        router = json.loads(self.call("inspect", GOLDEN / "deepseek_v3", "--json"))["router"]
+        self.assertEqual(router, {"score": "sigmoid", "normalize": True, "scale": 2.5, "selection_bias": True,
+                                  "groups": 4, "kept_groups": 2})
+        self.assertIn("sigmoid, with a bias to choose by, weights divided by their sum, times 2.5; from 2 of 4 groups",
+                      self.call("inspect", GOLDEN / "deepseek_v3"))
 
     def test_text(self):
         for name in FOLDERS:

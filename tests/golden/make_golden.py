@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from record_blocks import check_blocks, record_blocks, write_blocks  # noqa: E402
+from record_blocks import Rules, check_blocks, record_blocks, write_blocks  # noqa: E402
 
 TOKENS = 33
 VOCAB = 64
@@ -50,11 +50,30 @@ QWEN3_SIZES = dict(
 )
 
 
+MLA_SIZES = dict(
+    q_lora_rank=8,
+    kv_lora_rank=8,
+    qk_rope_head_dim=8,
+    qk_nope_head_dim=8,
+    v_head_dim=8,
+    num_key_value_heads=2,
+)
+
+SHARED_SIZES = dict(
+    intermediate_size=32,
+    moe_intermediate_size=16,
+    n_routed_experts=8,
+    num_experts_per_tok=3,
+    n_shared_experts=1,
+    first_k_dense_replace=1,
+)
+
+
 @dataclass
 class Case:
     family: str
     sizes: dict
-    renormalise: bool
+    rules: Rules
     seed: int = 1
     dtype: torch.dtype = torch.float32
     save: dict = field(default_factory=dict)
@@ -69,7 +88,11 @@ class Case:
 
     def model(self):
         torch.manual_seed(self.seed)
-        return self.model_class()(self.config()).to(self.dtype)
+        model = self.model_class()(self.config()).to(self.dtype)
+        for name, tensor in model.state_dict().items():
+            if name.endswith("e_score_correction_bias"):  # zeros, and then it chooses nothing
+                tensor.uniform_(-0.3, 0.3)
+        return model
 
 
 class VisionCase(Case):
@@ -131,7 +154,7 @@ CASES = {
             num_local_experts=8,
             num_experts_per_tok=2,
         ),
-        renormalise=True,
+        rules=Rules(renormalise=True),
     ),
     "qwen2_moe": Case(
         "Qwen2Moe",
@@ -145,16 +168,16 @@ CASES = {
             num_experts_per_tok=3,
             norm_topk_prob=False,
         ),
-        renormalise=False,
+        rules=Rules(),
     ),
     "qwen3_moe": Case(
-        "Qwen3Moe", QWEN3_SIZES, renormalise=True, finish=(name_experts_as_published,)
+        "Qwen3Moe", QWEN3_SIZES, rules=Rules(renormalise=True), finish=(name_experts_as_published,)
     ),
     "qwen3_moe_fused": Case(
-        "Qwen3Moe", QWEN3_SIZES, renormalise=True, save=dict(save_original_format=False)
+        "Qwen3Moe", QWEN3_SIZES, rules=Rules(renormalise=True), save=dict(save_original_format=False)
     ),
     "qwen3_moe_sharded": Case(
-        "Qwen3Moe", QWEN3_SIZES, renormalise=True, save=dict(max_shard_size="90KB")
+        "Qwen3Moe", QWEN3_SIZES, rules=Rules(renormalise=True), save=dict(max_shard_size="90KB")
     ),
     "qwen3_moe_odd": Case(
         "Qwen3Moe",
@@ -168,7 +191,7 @@ CASES = {
             num_experts_per_tok=3,
             norm_topk_prob=False,
         ),
-        renormalise=False,
+        rules=Rules(),
     ),
     "olmoe": Case(
         "Olmoe",
@@ -179,13 +202,53 @@ CASES = {
             num_experts_per_tok=2,
             norm_topk_prob=False,
         ),
-        renormalise=False,
+        rules=Rules(),
         dtype=torch.bfloat16,
     ),
     "granitemoe": Case(
         "GraniteMoe",
         dict(intermediate_size=16, num_local_experts=8, num_experts_per_tok=2),
-        renormalise=True,
+        rules=Rules(renormalise=True),
+    ),
+    "deepseek_v3": Case(
+        "DeepseekV3",
+        {
+            **SHARED_SIZES,
+            **MLA_SIZES,
+            **dict(n_group=4, topk_group=2, routed_scaling_factor=2.5),
+        },
+        rules=Rules("sigmoid", True, 2.5, groups=4, kept_groups=2, group_best=2),
+    ),
+    "deepseek_v2": Case(
+        "DeepseekV2",
+        {
+            **SHARED_SIZES,
+            **MLA_SIZES,
+            **dict(n_group=4, topk_group=2, routed_scaling_factor=16.0),
+            **dict(topk_method="group_limited_greedy", n_shared_experts=2),
+        },
+        rules=Rules(scale=16.0, groups=4, kept_groups=2, mask=0.0),
+    ),
+    "glm4_moe": Case(
+        "Glm4Moe",
+        dict(SHARED_SIZES, head_dim=8, routed_scaling_factor=1.5),
+        rules=Rules("sigmoid", True, 1.5),
+    ),
+    "dots1": Case(
+        "Dots1",
+        dict(SHARED_SIZES, head_dim=8, n_group=1, topk_group=1, n_shared_experts=2),
+        rules=Rules("sigmoid"),
+    ),
+    "minimax_m2": Case(
+        "MiniMaxM2",
+        dict(
+            head_dim=8,
+            rotary_dim=8,
+            intermediate_size=16,
+            num_local_experts=8,
+            num_experts_per_tok=3,
+        ),
+        rules=Rules("sigmoid", True),
     ),
     "qwen3_vl_moe": VisionCase(
         "Qwen3VLMoe",
@@ -204,7 +267,7 @@ CASES = {
                 mrope_section=[4, 2, 2],
             ),
         ),
-        renormalise=True,
+        rules=Rules(renormalise=True),
         finish=(name_experts_as_published, transpose_experts),
         transposed=True,
     ),
@@ -238,7 +301,7 @@ def make(name):
         VOCAB - 4, (TOKENS,), generator=torch.Generator().manual_seed(case.seed)
     )
     write_blocks(record_blocks(model.eval(), ids.tolist()), folder)
-    error, gap, loads = check_blocks(folder, case.renormalise, case.transposed)
+    error, gap, loads = check_blocks(folder, case.rules, case.transposed)
     assert gap >= SMALLEST_GAP, f"{name}: scores too close ({gap}), choose another seed"
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{name}: {size} bytes, relative error {error:.1e}, smallest gap {gap:.1e}")

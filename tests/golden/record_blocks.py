@@ -4,6 +4,7 @@ Used by make_golden.py (beside this file) and examples/train_tiny.py.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,41 @@ import torch
 from safetensors.torch import load_file, save_file
 
 BLOCKS_FILE = "moe_blocks.safetensors"
+
+
+@dataclass
+class Rules:
+    """How a family turns logits into experts and weights, in float64."""
+
+    score: str = "softmax"
+    renormalise: bool = False
+    scale: float = 1.0
+    groups: int = 0
+    kept_groups: int = 0
+    group_best: int = 1
+    mask: float = -np.inf
+
+    def scores(self, logits):
+        if self.score == "sigmoid":
+            return sigmoid(logits)
+        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exp / exp.sum(axis=1, keepdims=True)
+
+    def masked(self, selection):
+        """The selection with dropped groups masked, and the smallest gap of a choice of groups."""
+        if self.groups <= 1:
+            return selection, np.inf
+        grouped = selection.reshape(len(selection), self.groups, -1)
+        best = np.sort(grouped, axis=2)[:, :, -self.group_best :].sum(axis=2)
+        ranked = -np.sort(-best, axis=1)
+        gap = (ranked[:, self.kept_groups - 1] - ranked[:, self.kept_groups]).min()
+        kept = best >= ranked[:, self.kept_groups - 1 : self.kept_groups]
+        return np.where(kept[:, :, None], grouped, self.mask).reshape(selection.shape), gap
+
+    def weights(self, scores):
+        if self.renormalise:
+            scores = scores / scores.sum(axis=1, keepdims=True)
+        return scores * self.scale
 
 
 def _layer_index(module_name):
@@ -126,17 +162,22 @@ class SavedBlock:
         gate, up = np.split(gate_up, 2, axis=1)
         return gate, up, down
 
-    def scores(self, x):
-        logits = x @ self.router.T
-        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exp / exp.sum(axis=1, keepdims=True)
+    def logits(self, x):
+        return x @ self.router.T
+
+    def selection_bias(self):
+        names = ("gate.e_score_correction_bias", "e_score_correction_bias")
+        found = [t for t in map(self._get, names) if t is not None]
+        return found[0] if found else 0.0
 
     def shared(self, x):
-        if self._get("shared_expert.gate_proj.weight") is None:
-            return np.zeros_like(x)
-        names = ("gate_proj", "up_proj", "down_proj")
-        y = swiglu(x, *(self._get(f"shared_expert.{name}.weight") for name in names))
-        return y * sigmoid(x @ self._get("shared_expert_gate.weight").T)
+        for block in ("shared_expert", "shared_experts"):
+            if self._get(f"{block}.gate_proj.weight") is not None:
+                names = ("gate_proj", "up_proj", "down_proj")
+                y = swiglu(x, *(self._get(f"{block}.{n}.weight") for n in names))
+                gate = self._get(f"{block}_gate.weight")
+                return y if gate is None else y * sigmoid(x @ gate.T)
+        return np.zeros_like(x)
 
     def routed(self, x, expert, weight):
         y = np.zeros_like(x)
@@ -167,11 +208,11 @@ def _load_checkpoint(folder):
     return weights
 
 
-def check_blocks(folder, renormalise, transposed=False, tolerance=1e-5):
+def check_blocks(folder, rules, transposed=False, tolerance=1e-5):
     """Compares the blocks file of a folder with float64 results from its checkpoint.
 
-    Returns the largest relative error, the smallest difference between neighbours among
-    the K + 1 largest scores, and the number of slots of each expert by layer.
+    Returns the largest relative error, the smallest difference that decides a choice of
+    experts or groups, and the number of slots of each expert by layer.
     """
     weights, record = _load_checkpoint(folder), load_file(Path(folder) / BLOCKS_FILE)
     worst, gap, loads = 0.0, np.inf, {}
@@ -182,14 +223,14 @@ def check_blocks(folder, renormalise, transposed=False, tolerance=1e-5):
             for name in ("input", "expert", "weight", "output")
         )
         x, top_k = x.astype(np.float64), expert.shape[1]
-        scores = block.scores(x)
-        order = np.argsort(-scores, axis=1, kind="stable")
-        assert (order[:, :top_k] == expert).all(), f"{folder}: experts of layer {layer}"
-        ranked = np.take_along_axis(scores, order, axis=1)
-        gap = min(gap, float(-np.diff(ranked[:, : top_k + 1]).max()))
-        exact_weight = ranked[:, :top_k]
-        if renormalise:
-            exact_weight = exact_weight / exact_weight.sum(axis=1, keepdims=True)
+        scores = rules.scores(block.logits(x))
+        selection, group_gap = rules.masked(scores + block.selection_bias())
+        order = np.argsort(-selection, axis=1, kind="stable")
+        same = np.sort(order[:, :top_k], axis=1) == np.sort(expert, axis=1)
+        assert same.all(), f"{folder}: experts of layer {layer}"
+        ranked = np.take_along_axis(selection, order, axis=1)
+        gap = min(gap, group_gap, (ranked[:, top_k - 1] - ranked[:, top_k]).min())
+        exact_weight = rules.weights(np.take_along_axis(scores, expert, axis=1))
         exact = block.routed(x, expert, exact_weight) + block.shared(x)
         worst = max(
             worst, _relative_error(weight, exact_weight), _relative_error(output, exact)

@@ -1,0 +1,11 @@
+// The one table of tolerances, relative to the largest expected value unless said otherwise.
+#pragma once
+
+// Rounding of chains of a few thousand FMAs.
+inline constexpr double kF32Tolerance = 1e-5;
+// An activation close to the middle of two bf16 values may round to the other one than the reference's.
+inline constexpr double kBf16Tolerance = 1e-2;
+// Rounding of an output to bf16.
+inline constexpr double kBf16OutputTolerance = 5e-3;
+// Routing weights between 0 and 1, absolute.
+inline constexpr double kWeightTolerance = 2e-6;
