@@ -84,7 +84,7 @@ void write_file(const std::filesystem::path& path, const char* step,
   try {
     std::error_code error;
     const std::filesystem::file_status before = std::filesystem::status(target, error);
-    error.clear();
+    if (std::filesystem::status_known(before)) error.clear();  // else links in a circle
     if (std::filesystem::exists(before)) std::filesystem::permissions(temporary, before.permissions(), error);
     if (!error) {
       write_parts(std::move(file), path, step, parts);

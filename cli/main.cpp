@@ -26,9 +26,20 @@ struct Options {
   DemoOptions demo;
 };
 
+// CLI::Range says nothing readable about an empty text.
+CLI::Validator one_to(std::int64_t most) {
+  return CLI::Validator(
+      [most](const std::string& text) {
+        std::int64_t value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value >= 1 && value <= most) return std::string();
+        return fmt::format("'{}', expected a number from 1 to {}", text, most);
+      },
+      "");
+}
+
 void add_threads(CLI::App* command, int& threads) {
   command->add_option("--threads", threads, "Threads; default: all processors this process may use")
-      ->check(CLI::Range(1, kMaxThreads).description(""))
+      ->check(one_to(kMaxThreads))
       ->type_name("N");
 }
 
@@ -81,7 +92,7 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
   command->add_option("--tokens", options.tokens, "Numbers of tokens; default: 1,16,64,256,1024")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(CLI::Range(std::int64_t{1}, kMaxBenchTokens).description(""))
+      ->check(one_to(kMaxBenchTokens))
       ->type_name("LIST");
   add_dtype(command, options.dtype, "Type of weights and activations: f32 (default) or bf16");
   add_threads(command, options.threads);

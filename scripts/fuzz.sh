@@ -21,6 +21,7 @@ mkdir -p build/fuzz/found
 for name in $names; do
   echo "fuzz: $name, $((seconds / count)) s"
   mkdir -p "build/fuzz/inputs/$name"
-  "build/fuzz/tests/fuzz/$name" -max_total_time=$((seconds / count)) -timeout=10 -rss_limit_mb=2048 -verbosity=0 \
-    -artifact_prefix="build/fuzz/found/$name-" "build/fuzz/inputs/$name" "tests/fuzz/corpus/$name" </dev/null
+  "build/fuzz/tests/fuzz/$name" -max_total_time=$((seconds / count)) -timeout=10 -rss_limit_mb=2048 \
+    -verbosity=0 -print_funcs=0 -artifact_prefix="build/fuzz/found/$name-" \
+    "build/fuzz/inputs/$name" "tests/fuzz/corpus/$name" </dev/null
 done

@@ -1,7 +1,11 @@
 # Kernels must round as written: no contraction of a*b+c behind our back, and no reassociation.
 # Nothing throws, and without exceptions no weak personality symbol appears. g++ 12 takes the undefined operands inside its own
 # AVX-512 headers for uninitialised ones (GCC bug 105593).
-set(kernel_flags -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-exceptions)
+set(kernel_optimization -O3)
+if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=")
+  set(kernel_optimization -O1)  # instrumented and unrolled, a file would take two minutes to compile
+endif()
+set(kernel_flags ${kernel_optimization} -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-exceptions)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND kernel_flags -Wno-maybe-uninitialized -Wno-uninitialized)
 endif()

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "../cli/files.hpp"
+#include "checkpoint_files.hpp"
 #include "switchyard/error.hpp"
 
 namespace switchyard::cli {
@@ -69,11 +70,11 @@ TEST(Npy, ReadsHeadersWrittenInOtherWays) {
 }
 
 TEST(Npy, WritesWhatItReads) {
-  const auto path = std::filesystem::path(testing::TempDir()) / "switchyard_npy_test.npy";
+  const auto path = std::filesystem::path(::testing::TempDir()) / "switchyard_npy_test.npy";
   const std::vector<std::int64_t> shape{2, 1, 2};
   const std::vector<float> values{1.5F, -2, 3e30F, 0};
   write_npy(path, shape, values);
-  EXPECT_EQ((read_file(path).size() - values.size() * 4) % 64, 0U);
+  EXPECT_EQ((read_file(path, "npy").size() - values.size() * 4) % 64, 0U);
   const NpyArray array = read_npy(path);
   EXPECT_EQ(array.shape, shape);
   EXPECT_EQ(array.values, values);
@@ -89,7 +90,7 @@ TEST(Npy, EveryCutIsAnError) {
   }
 }
 
-TEST(Npy, OtherFile) { expect_error("PK\3\4 this is an .npz", Code::bad_data, "does not begin as"); }
+TEST(Npy, OtherFile) { expect_error("PK\3\4 this is an .npz", Code::bad_data, "expected \\x93NUMPY"); }
 TEST(Npy, Version) { expect_error(with_header(kHeader, 24, 3), Code::not_supported, "version 3.0"); }
 TEST(Npy, TooMuchData) { expect_error(with_header(kHeader, 28), Code::bad_data, "28 bytes of data, expected 24"); }
 TEST(Npy, TooLittleData) { expect_error(with_header(kHeader, 23), Code::bad_data, "23 bytes of data, expected 24"); }
@@ -97,7 +98,7 @@ TEST(Npy, TooLittleData) { expect_error(with_header(kHeader, 23), Code::bad_data
 TEST(Npy, HeaderLongerThanTheFile) {
   std::string file = with_header(kHeader, 24, 2);
   file[11] = '\x7f';
-  expect_error(file, Code::bad_data, "its header should have");
+  expect_error(file, Code::bad_data, "expected at most the");
 }
 
 TEST(Npy, ShapeThatOverflows) {
@@ -155,6 +156,39 @@ TEST(Npy, FilesThatCannotBe) {
   EXPECT_EQ(code_of([] { read_npy("/"); }), Code::io);
   EXPECT_EQ(code_of([] { write_npy("/nonexistent/x.npy", {}, {}); }), Code::io);
   EXPECT_EQ(code_of([] { write_npy("/", {}, {}); }), Code::io);
+}
+
+TEST(Npy, WritesTheTargetOfALinkAndKeepsItsPermissions) {
+  const switchyard::testing::TempFolder folder;
+  switchyard::testing::write_text(folder / "y.npy", "old");
+  std::filesystem::permissions(folder / "y.npy", std::filesystem::perms(0600));
+  std::filesystem::create_symlink("y.npy", folder / "link");
+  write_npy(folder / "link", std::vector<std::int64_t>{1}, std::vector<float>{3});
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
+  EXPECT_EQ(read_npy(folder / "y.npy").values, std::vector<float>{3});
+  EXPECT_EQ(std::filesystem::status(folder / "y.npy").permissions(), std::filesystem::perms(0600));
+  std::filesystem::create_symlink("new.npy", folder / "to_new");
+  write_npy(folder / "to_new", std::vector<std::int64_t>{1}, std::vector<float>{4});
+  EXPECT_EQ(read_npy(folder / "new.npy").values, std::vector<float>{4});
+  const auto files = std::filesystem::directory_iterator(folder.path());
+  EXPECT_EQ(std::distance(begin(files), end(files)), 4);
+}
+
+TEST(Npy, LinksInACircle) {
+  const switchyard::testing::TempFolder folder;
+  std::filesystem::create_symlink("link", folder / "link");
+  EXPECT_THROW(write_npy(folder / "link", std::vector<std::int64_t>{1}, std::vector<float>{3}), Error);
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
+  const auto files = std::filesystem::directory_iterator(folder.path());
+  EXPECT_EQ(std::distance(begin(files), end(files)), 1);
+}
+
+TEST(Npy, SameFile) {
+  const switchyard::testing::TempFolder folder;
+  std::filesystem::create_symlink("y", folder / "link");
+  EXPECT_TRUE(same_file(folder / "y", folder / "./y"));
+  EXPECT_TRUE(same_file(folder / "y", folder / "link"));
+  EXPECT_FALSE(same_file(folder / "y", folder / "z"));
 }
 
 }  // namespace

@@ -1,3 +1,9 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <iterator>
+
 #include "checkpoint_files.hpp"
 
 namespace {
@@ -36,10 +42,60 @@ TEST(SafetensorsWriter, FolderThatIsNotThere) {
 TEST(SafetensorsWriter, TargetThatIsAFolderLeavesNothing) {
   const TempFolder folder;
   std::filesystem::create_directory(folder / "t.safetensors");
-  expect_error(Code::io, {"cannot be put in place"},
+  expect_error(Code::io, {"write_safetensors", "cannot be opened"},
                [&] { write_safetensors(folder / "t.safetensors", small_tensors().tensors()); });
   const auto files = std::filesystem::directory_iterator(folder.path());
   EXPECT_EQ(std::distance(begin(files), end(files)), 1);
+}
+
+TEST(SafetensorsWriter, KeepsThePermissionsOfTheFile) {
+  const TempFolder folder;
+  write_text(folder / "t.safetensors", "old");
+  std::filesystem::permissions(folder / "t.safetensors", std::filesystem::perms(0600));
+  write_safetensors(folder / "t.safetensors", small_tensors().tensors());
+  EXPECT_EQ(std::filesystem::status(folder / "t.safetensors").permissions(), std::filesystem::perms(0600));
+}
+
+TEST(SafetensorsWriter, ReplacesTheTargetOfALink) {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder / "there");
+  std::filesystem::create_symlink("there/second", folder / "first");
+  std::filesystem::create_symlink("t.safetensors", folder / "there/second");
+  for (int run = 0; run < 2; ++run) {  // first without, then with a target
+    write_safetensors(folder / "first", small_tensors().tensors());
+    EXPECT_TRUE(std::filesystem::is_symlink(folder / "first"));
+    EXPECT_TRUE(std::filesystem::is_symlink(folder / "there/second"));
+    EXPECT_EQ(TensorFile::open(folder / "there/t.safetensors").tensors().size(), 4u);
+  }
+}
+
+TEST(SafetensorsWriter, LinksInACircle) {
+  const TempFolder folder;
+  std::filesystem::create_symlink("b", folder / "a");
+  std::filesystem::create_symlink("a", folder / "b");
+  expect_error(Code::io, {"write_safetensors", "cannot be created"},
+               [&] { write_safetensors(folder / "a", small_tensors().tensors()); });
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "a"));
+}
+
+std::string read_text(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST(SafetensorsWriter, WritesIntoAPipe) {
+  const TempFolder folder;
+  const std::filesystem::path pipe = folder / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // so that the writer need not wait
+  ASSERT_GE(reader, 0);
+  write_safetensors(pipe, small_tensors().tensors());
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+  std::string piped(std::size_t{1} << 14, '\0');
+  piped.resize(static_cast<std::size_t>(std::max<ssize_t>(0, ::read(reader, piped.data(), piped.size()))));
+  ::close(reader);
+  write_safetensors(folder / "file", small_tensors().tensors());
+  EXPECT_EQ(piped, read_text(folder / "file"));
 }
 
 void expect_refused(const TensorList& list, std::initializer_list<std::string_view> parts) {
@@ -76,14 +132,14 @@ TEST(SafetensorsWriter, ReservedName) {
 TEST(SafetensorsWriter, NameThatIsNotUtf8) {
   TensorList list;
   list.add("\xff", {1}, {1});
-  expect_refused(list, {"not valid UTF-8"});
+  expect_refused(list, {"not valid UTF-8, expected"});
 }
 
 TEST(SafetensorsWriter, NoData) {
   TensorList list;
   list.add("a", {1}, {1});
   list.tensors()[0].data = nullptr;
-  expect_refused(list, {"tensor a has no data"});
+  expect_refused(list, {"tensor a has no data, expected 4 bytes"});
 }
 
 }  // namespace

@@ -137,10 +137,7 @@ class NewFile {
       fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
       if (fd_ < 0 && errno != EEXIST) break;
     }
-    if (fd_ < 0) {
-      path_.clear();
-      refuse("cannot be created");
-    }
+    if (fd_ < 0) refuse("cannot be created");
   }
 
   void discard() noexcept {

@@ -4,6 +4,7 @@ import html.parser
 import json
 import os
 import pathlib
+import pty
 import shutil
 import struct
 import subprocess
@@ -65,6 +66,20 @@ class CliTest(unittest.TestCase):
         if "--input" not in arguments:
             arguments = ("--input", source, *arguments)
         return self.call("run", "--model", model, *arguments, code=code)
+
+    def run_on_terminal(self, *arguments):
+        """Exit code and stderr, a terminal, of a run of mixtral."""
+        model = GOLDEN / "mixtral"
+        command = [PROGRAM, "run", "--model", model, "--input", model / "moe_blocks.safetensors", *arguments]
+        terminal, end = pty.openpty()
+        os.set_blocking(terminal, False)  # nothing shown is a failure, not a wait
+        try:
+            done = subprocess.run(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=end, timeout=300,
+                                  check=False)
+            return done.returncode, os.read(terminal, 1 << 16).decode()
+        finally:
+            os.close(end)
+            os.close(terminal)
 
     def altered(self, change):
         """A copy of mixtral's blocks that `change` was applied to."""
@@ -129,12 +144,19 @@ class Usage(CliTest):
         self.addCleanup(os.environ.pop, "SWITCHYARD_ISA")
         self.assertIn("mmx", self.run_model(GOLDEN / "mixtral", "--expect", code=NOT_SUPPORTED))
 
+    def test_messages_begin_with_the_subcommand(self):
+        message = self.call("run", "--model", "x", "--input", "y", "--threads", 0, code=INVALID_ARGUMENT)
+        self.assertTrue(message.startswith("switchyard: run: --threads: "), message)
+        self.assertIn("switchyard: inspect: ", self.call("inspect", code=INVALID_ARGUMENT))
+        self.assertIn("switchyard: arguments: ", self.call("dance", code=INVALID_ARGUMENT))
+
     @unittest.skipUnless(os.path.exists("/dev/full"), "needs /dev/full")
     def test_full_output(self):
         with open("/dev/full", "w") as full:
             done = subprocess.run([PROGRAM, "inspect", GOLDEN / "mixtral"], stdout=full, stderr=subprocess.PIPE,
                                   text=True, check=False)
         self.assertEqual(done.returncode, IO)
+        self.assertTrue(done.stderr.startswith("switchyard: inspect: standard output: "), done.stderr)
 
 
 class Inspect(CliTest):
@@ -266,6 +288,43 @@ class Run(CliTest):
         self.run_model(model, "--input", "x.npy", "--layer", 1, "--output", "y.npy", code=BAD_DATA)
         (self.folder / "x.npy").write_bytes(b"\x93NUMPY\x01")
         self.run_model(model, "--input", "x.npy", "--layer", 1, "--output", "y.npy", code=BAD_DATA)
+
+    def test_output_that_cannot_be_is_refused_before_the_work(self):
+        code, shown = self.run_on_terminal("--expect", "--output", "y.npy")
+        self.assertEqual(code, INVALID_ARGUMENT)
+        self.assertIn("2 layers for an .npy output, expected one", shown)
+        self.assertNotIn("loading", shown)
+
+    def test_output_and_report_in_one_file(self):
+        os.symlink("x.html", self.folder / "link")
+        for other in ("x.html", "./x.html", "link", self.folder / "x.html"):
+            message = self.run_model(GOLDEN / "mixtral", "--output", other, "--report", "x.html", code=INVALID_ARGUMENT)
+            self.assertIn("expected two files", message)
+
+    def test_outputs_into_pipes_and_through_links(self):
+        for name, option in (("o.npy", "--output"), ("o.safetensors", "--output"), ("o.html", "--report")):
+            arguments = ("--expect", "--layer", 0, option)
+            self.run_model(GOLDEN / "mixtral", *arguments, name)
+            os.mkfifo(self.folder / f"pipe_{name}")
+            with subprocess.Popen(["cat", self.folder / f"pipe_{name}"], stdout=subprocess.PIPE) as cat:
+                self.run_model(GOLDEN / "mixtral", *arguments, f"pipe_{name}")
+                piped = cat.stdout.read()
+            self.assertTrue((self.folder / f"pipe_{name}").is_fifo())
+            if option == "--output":  # a page has times in it
+                self.assertEqual(piped, (self.folder / name).read_bytes())
+            self.assertGreater(len(piped), 0)
+            (self.folder / f"file_{name}").write_bytes(b"old")
+            os.symlink(f"file_{name}", self.folder / f"link_{name}")
+            self.run_model(GOLDEN / "mixtral", *arguments, f"link_{name}")
+            self.assertTrue((self.folder / f"link_{name}").is_symlink())
+            self.assertNotEqual((self.folder / f"file_{name}").read_bytes(), b"old")
+
+    def test_progress_on_a_terminal_only(self):
+        code, shown = self.run_on_terminal("--expect")
+        self.assertEqual(code, OK)
+        self.assertIn("loading layer 0: expert ", shown)
+        self.assertTrue(shown.endswith("\r\x1b[K"), shown)  # nothing of it stays
+        self.run_model(GOLDEN / "mixtral", "--expect")  # which requires an empty stderr
 
     def test_bf16_in_and_out(self):
         def narrow(tensors):
@@ -402,9 +461,22 @@ class Bench(CliTest):
             self.assertGreater(result["probe"]["dram_gbps"], 0)
 
     def test_table(self):
-        text = self.call("bench", "--config", "64,32,8,2", "33,17,5,5", "--tokens", "1")
+        text = self.call("bench", "--config", "64,32,8,2", "--config", "33,17,5,5", "--tokens", "1")
         for word in ("64,32,8,2", "33,17,5,5", "GFLOP/s", "of roofline", "probe"):
             self.assertIn(word, text)
+
+
+    def test_options_before_what(self):
+        for configs in (["--config", "16,16,4,2", "--config", "32,16,4,2"], ["--config", "16,16,4,2 32,16,4,2"]):
+            text = self.call("bench", "--tokens", "1", *configs, "layer", "--threads", 1)
+            self.assertIn("16,16,4,2", text)
+            self.assertIn("32,16,4,2", text)
+
+    def test_tokens_that_are_none(self):
+        for tokens in ("", "1,x", "0"):
+            message = self.call("bench", "--tokens", tokens, code=INVALID_ARGUMENT)
+            self.assertTrue(message.startswith("switchyard: bench: --tokens: "), message)
+            self.assertIn("expected", message)
 
 
 class Demo(CliTest):
