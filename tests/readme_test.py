@@ -22,6 +22,8 @@ def main():
     source, cli = (pathlib.Path(a) for a in sys.argv[1:3])
     library, compiler, *flags = sys.argv[3:]
     text = (source / "README.md").read_text()
+    for page in (source / "README.md", *source.glob("docs/*.md")):
+        assert not re.search(r"@[A-Z0-9]+@", page.read_text()), f"{page.name} has a blank to fill in"
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         (folder / "build").mkdir()
