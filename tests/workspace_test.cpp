@@ -6,10 +6,11 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
-#include "made_layer.hpp"
+#include "layer_variants.hpp"
 
 namespace {
 
@@ -81,7 +82,7 @@ std::vector<std::byte> guarded_forward(const Layer& layer, const Rows& x, bool a
   const std::size_t needed =
       routing == nullptr ? layer.workspace_bytes(x.rows) : layer.workspace_bytes(x.rows, routing->topk);
   const Guarded memory(needed, at_end);
-  std::memcpy(in.data(), x.bytes.data(), x.bytes.size());
+  std::copy(x.bytes.begin(), x.bytes.end(), in.data());
   const ConstMatrix from(in.data(), x.dtype, x.rows, x.cols);
   const Matrix to(out.data(), x.dtype, x.rows, x.cols);
   if (routing == nullptr) {
@@ -118,10 +119,33 @@ TEST(Workspace, ExactSizesBetweenGuardPagesInRandomOrderOfShapes) {
   }
 }
 
+TEST(Workspace, ExactSizesForEveryVariant) {
+  const LayerCase shape = kTestCases[1];
+  std::mt19937 random(9);
+  for (const Extras& extras : kVariants) {
+    const Weights weights(shape, Shared::gated, 10, extras);
+    for (const Arithmetic& arithmetic : kArithmetics) {
+      const Layer layer = weights.layer({.topk = shape.topk},
+                                        {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
+      for (const std::int64_t tokens : {0, 1, 17}) {
+        const Rows x(DType::bf16, random_table(tokens, shape.hidden, 1.0, random));
+        Rows expected(DType::bf16, x.rows, x.cols);
+        const Workspace workspace(layer.workspace_bytes(200));
+        const Routing routing = layer.forward(x.view(), expected.view(), workspace).routing;
+        const std::int64_t counted = allocations;
+        layer.forward(x.view(), expected.view(), workspace);
+        EXPECT_EQ(allocations, counted) << extras.name;
+        EXPECT_EQ(guarded_forward(layer, x, true), expected.bytes) << extras.name << " tokens " << tokens;
+        EXPECT_EQ(guarded_forward(layer, x, false, &routing), expected.bytes) << extras.name << " tokens " << tokens;
+      }
+    }
+  }
+}
+
 TEST(Workspace, OneServesEverySmallerBatchInAnyOrder) {
   const LayerCase shape = kTestCases[1];
   const Weights weights(shape, Shared::gated, 3);
-  const Layer layer = weights.layer({.topk = shape.topk, .normalize = true}, {});
+  const Layer layer = weights.layer({.topk = shape.topk, .normalize = Normalize::sum}, {});
   const std::size_t needed = layer.workspace_bytes(300);
   Guarded memory(needed, true);
   std::mt19937 random(4);
@@ -144,7 +168,7 @@ TEST(Workspace, AForwardAllocatesNothing) {
   const LayerCase shape = kTestCases[0];
   const Weights weights(shape, Shared::gated, 5);
   for (const Arithmetic& arithmetic : kArithmetics) {
-    const Layer layer = weights.layer({.topk = shape.topk, .normalize = true},
+    const Layer layer = weights.layer({.topk = shape.topk, .normalize = Normalize::sum},
                                       {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(3)});
     std::mt19937 random(6);
     const Rows x(DType::f32, random_table(200, shape.hidden, 1.0, random));
@@ -163,7 +187,7 @@ TEST(Workspace, AForwardAllocatesNothing) {
 TEST(Workspace, TooSmallOrUnalignedIsAnError) {
   const LayerCase shape = kTestCases[4];
   const Weights weights(shape, Shared::none, 7);
-  const Layer layer = weights.layer({.topk = shape.topk, .normalize = true}, {});
+  const Layer layer = weights.layer({.topk = shape.topk, .normalize = Normalize::sum}, {});
   std::mt19937 random(8);
   const Rows x(DType::f32, random_table(5, shape.hidden, 1.0, random));
   Rows y(DType::f32, 5, shape.hidden);

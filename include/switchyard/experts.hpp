@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 
+#include "switchyard/activation.hpp"
 #include "switchyard/export.hpp"
 #include "switchyard/threads.hpp"
 #include "switchyard/types.hpp"
@@ -17,23 +18,26 @@ enum class Format : std::int32_t { f32 = 0, bf16 = 1 };
 
 SWITCHYARD_API const char* format_name(Format format) noexcept;
 
-// The function between the two GEMMs: gated, h = act(gate) * up.
-enum class Activation : std::int32_t {
-  silu = 0,  // act(g) = g / (1 + exp(−g))
-};
+// "silu", "gelu", "gelu_tanh", "relu", "relu_squared", "silu_clamped", "silu_limited", "swiglu_oai", "softcapped".
+SWITCHYARD_API const char* activation_name(Activation activation) noexcept;
 
-// One expert as the checkpoint has it. gate and up [F,H], down [H,F].
+// One expert as the checkpoint has it. gate and up [F,H], down [H,F]; biases [F], [F] and [H], element o at data + o ·
+// out_stride elements, no data: none, and then for no expert. Biases are packed as f32. `gate` and `gate_bias` are not
+// looked at without a gate.
 struct ExpertTensors {
   WeightView gate;
   WeightView up;
   WeightView down;
+  WeightView gate_bias = {};
+  WeightView up_bias = {};
+  WeightView down_bias = {};
 };
 
 struct ExpertShape {
   std::int32_t experts = 0;
   std::int64_t hidden = 0;
   std::int64_t ffn = 0;
-  Activation activation = Activation::silu;
+  ExpertFunction function = {};
 };
 
 // Immutable after construction; any number of threads may read it.
