@@ -10,16 +10,6 @@
 namespace switchyard::cli {
 namespace {
 
-const char* score_name(Score score) {
-  switch (score) {
-    case Score::softmax:
-      return "softmax";
-    case Score::sigmoid:
-      return "sigmoid";
-  }
-  return "unknown";
-}
-
 // Bytes of the experts of all MoE layers when they are packed to `format`.
 double packed_bytes(const ModelInfo& info, Format format) {
   const double ffn =
@@ -42,9 +32,12 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info) {
   json["shared_ffn"] = info.shared_ffn;
   json["shared_gate"] = info.shared_gate;
   const RouterOptions& router = info.router;
-  json["router"] = {
-      {"score", score_name(router.score)},     {"normalize", router.normalize}, {"scale", router.scale},
-      {"selection_bias", info.selection_bias}, {"groups", router.groups},       {"kept_groups", router.kept_groups}};
+  json["router"] = {{"score", score_name(router.score)},
+                    {"normalize", router.normalize != Normalize::none},
+                    {"scale", router.scale},
+                    {"selection_bias", info.selection_bias},
+                    {"groups", router.groups},
+                    {"kept_groups", router.kept_groups}};
   json["layout"] = info.layout;
   json["weights"] = dtype_name(info.weights);
   json["file_bytes"] = info.file_bytes;
@@ -62,7 +55,7 @@ std::string router_text(const ModelInfo& info) {
   const RouterOptions& router = info.router;
   std::string text =
       fmt::format("{}, {}weights {}", score_name(router.score), info.selection_bias ? "with a bias to choose by, " : "",
-                  router.normalize ? "divided by their sum" : "as they are");
+                  router.normalize != Normalize::none ? "divided by their sum" : "as they are");
   if (router.scale != 1) text += fmt::format(", times {:g}", router.scale);
   if (router.groups > 0) text += fmt::format("; from {} of {} groups", router.kept_groups, router.groups);
   return text;

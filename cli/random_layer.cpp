@@ -84,7 +84,7 @@ Layer RandomLayers::make() const {
   };
   RouterOptions router;
   router.topk = shape_.topk;
-  router.normalize = true;
+  router.normalize = Normalize::sum;
   LayerOptions options;
   options.format = dtype_ == DType::bf16 ? Format::bf16 : Format::f32;
   options.activations = dtype_;

@@ -47,14 +47,14 @@ TEST(Families, Mixtral) {
   EXPECT_EQ(config.shared_ffn, 0);
   EXPECT_EQ(config.router.topk, 2);
   EXPECT_EQ(config.router.score, Score::softmax);
-  EXPECT_TRUE(config.router.normalize);
+  EXPECT_EQ(config.router.normalize, Normalize::sum);
   EXPECT_TRUE(config.unsupported.empty());
 }
 
 TEST(Families, GraniteIsAlwaysNormalised) {
   const ModelConfig config =
       read(config_of("granitemoe", {{"num_local_experts", 8}, {"intermediate_size", 16}, {"norm_topk_prob", false}}));
-  EXPECT_TRUE(config.router.normalize);
+  EXPECT_EQ(config.router.normalize, Normalize::sum);
   EXPECT_EQ(config.ffn, 16);
 }
 
@@ -62,7 +62,7 @@ TEST(Families, Qwen2HasASharedExpert) {
   const ModelConfig config = read(config_of(
       "qwen2_moe", {{"num_experts", 8}, {"moe_intermediate_size", 16}, {"shared_expert_intermediate_size", 20}}));
   EXPECT_EQ(config.shared_ffn, 20);
-  EXPECT_FALSE(config.router.normalize);
+  EXPECT_EQ(config.router.normalize, Normalize::none);
 }
 
 TEST(Families, Qwen3TakesEitherNameOfTheExpertCount) {
@@ -86,7 +86,7 @@ TEST(Families, DeepSeekV3TakesTheDefaultsOfTransformers) {
   EXPECT_EQ(config.shared_ffn, 32);
   const RouterOptions& router = config.router;
   EXPECT_EQ(router.score, Score::sigmoid);
-  EXPECT_TRUE(router.normalize);
+  EXPECT_EQ(router.normalize, Normalize::sum);
   EXPECT_EQ(router.epsilon, 1e-20F);
   EXPECT_EQ(router.scale, 2.5F);
   EXPECT_EQ(router.groups, 8);
@@ -110,7 +110,7 @@ TEST(Families, DeepSeekV2HasGroupsOnlyWhereItsMethodAsks) {
                                           {"routed_scaling_factor", 16}});
   EXPECT_EQ(read(config).router.groups, 0);
   EXPECT_EQ(read(config).router.scale, 16.0F);
-  EXPECT_FALSE(read(config).router.normalize);
+  EXPECT_EQ(read(config).router.normalize, Normalize::none);
   config["topk_method"] = "group_limited_greedy";
   EXPECT_EQ(read(config).router.groups, 4);
   EXPECT_EQ(read(config).router.group_best, 1);
@@ -128,14 +128,15 @@ TEST(Families, GroupsThatCannotBeAreRefused) {
 }
 
 TEST(Families, NormalisationWithoutTheKeyIsThatOfTransformers) {
-  EXPECT_FALSE(read(qwen3()).router.normalize);
-  EXPECT_FALSE(read(qwen3({{"norm_topk_prob", nullptr}})).router.normalize);
-  EXPECT_FALSE(read(config_of("olmoe", {{"num_experts", 8}, {"intermediate_size", 16}})).router.normalize);
+  EXPECT_EQ(read(qwen3()).router.normalize, Normalize::none);
+  EXPECT_EQ(read(qwen3({{"norm_topk_prob", nullptr}})).router.normalize, Normalize::none);
+  EXPECT_EQ(read(config_of("olmoe", {{"num_experts", 8}, {"intermediate_size", 16}})).router.normalize,
+            Normalize::none);
 }
 
 TEST(Families, NormalisationWithTheKey) {
-  EXPECT_TRUE(read(qwen3({{"norm_topk_prob", true}})).router.normalize);
-  EXPECT_FALSE(read(qwen3({{"norm_topk_prob", false}})).router.normalize);
+  EXPECT_EQ(read(qwen3({{"norm_topk_prob", true}})).router.normalize, Normalize::sum);
+  EXPECT_EQ(read(qwen3({{"norm_topk_prob", false}})).router.normalize, Normalize::none);
 }
 
 TEST(Families, Qwen3VlReadsItsTextConfig) {
@@ -144,7 +145,7 @@ TEST(Families, Qwen3VlReadsItsTextConfig) {
   const ModelConfig nested = read({{"model_type", "qwen3_vl_moe"}, {"text_config", text}, {"hidden_size", 999}});
   EXPECT_EQ(nested.model_type, "qwen3_vl_moe");
   EXPECT_EQ(nested.hidden, 32);
-  EXPECT_TRUE(nested.router.normalize);
+  EXPECT_EQ(nested.router.normalize, Normalize::sum);
   const ModelConfig alone = read(text);
   EXPECT_EQ(alone.model_type, "qwen3_vl_moe_text");
   EXPECT_STREQ(alone.family->name, "qwen3_vl_moe");

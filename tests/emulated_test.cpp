@@ -57,9 +57,9 @@ TEST_P(Emulated, RouteGivesTheBitsOfPlain) {
   for (const std::int32_t experts : {1, 16, 37, 100}) {
     for (const std::int32_t topk : {1, 17, 64}) {
       for (const Score score : {Score::softmax, Score::sigmoid}) {
-        RouterOptions options{.topk = std::min(topk, experts), .score = score, .normalize = true};
+        RouterOptions options{.topk = std::min(topk, experts), .score = score, .normalize = Normalize::sum};
         RouterOptions biased = options;
-        biased.selection_bias = bias.data();
+        biased.selection_bias = {bias.data(), DType::f32};
         for (const auto& logits : {kernel_runs::normal_values(static_cast<std::size_t>(9 * experts), 5),
                                    kernel_runs::wild_values(static_cast<std::size_t>(9 * experts), false, 6)}) {
           EXPECT_EQ(kernel_runs::route(*GetParam(), logits, experts, options),

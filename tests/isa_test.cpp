@@ -72,7 +72,7 @@ TEST(Isa, EverySetGivesTheSameBits) {
   for (const LayerCase& shape : kTestCases) {
     const Weights weights(shape, Shared::gated, 1);
     for (const Arithmetic& arithmetic : kArithmetics) {
-      const Layer layer = weights.layer({.topk = shape.topk, .normalize = true},
+      const Layer layer = weights.layer({.topk = shape.topk, .normalize = Normalize::sum},
                                         {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
       std::mt19937 random(2);
       const reference::Table tokens = random_table(29, shape.hidden, 1.0, random);

@@ -12,7 +12,9 @@ namespace {
 
 using namespace made;
 
-RouterOptions router_of(const LayerCase& shape) { return {.topk = shape.topk, .normalize = shape.topk % 2 == 0}; }
+RouterOptions router_of(const LayerCase& shape) {
+  return {.topk = shape.topk, .normalize = shape.topk % 2 == 0 ? Normalize::sum : Normalize::none};
+}
 
 LayerOptions options_of(const Arithmetic& arithmetic, int threads = 2) {
   return {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(threads)};
@@ -51,8 +53,9 @@ void check_against_reference(const Weights& weights, const Arithmetic& arithmeti
   const ForwardResult result = layer.forward(rows.view(), y.view(), workspace);
   EXPECT_EQ(result.path, Path::grouped);
   ASSERT_EQ(result.routing.tokens, count);
-  expect_routing(result.routing,
-                 reference::route(weights.logits(x), {.topk = router.topk, .normalize = router.normalize}));
+  expect_routing(
+      result.routing,
+      reference::route(weights.logits(x), {.topk = router.topk, .normalize = router.normalize != Normalize::none}));
   const reference::Table expected = weights.expected(x, taken(result.routing), arithmetic.activations);
   const double tolerance =
       out == DType::bf16 ? std::max(arithmetic.tolerance, kBf16OutputTolerance) : arithmetic.tolerance;

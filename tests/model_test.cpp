@@ -30,7 +30,7 @@ TEST(Model, Info) {
   EXPECT_EQ(info.shared_ffn, kShared);
   EXPECT_TRUE(info.shared_gate);
   EXPECT_EQ(info.router.topk, kTopk);
-  EXPECT_FALSE(info.router.normalize);
+  EXPECT_EQ(info.router.normalize, Normalize::none);
   EXPECT_EQ(info.weights, DType::f32);
   const auto block = static_cast<std::size_t>(
       4 * (kExperts * kHidden + 3 * kExperts * kFfn * kHidden + 3 * kShared * kHidden + kHidden));

@@ -36,13 +36,13 @@ Routed route(const std::vector<float>& logits, std::int64_t experts, const Route
 
 Routed route(const std::vector<float>& logits, std::int64_t experts, std::int32_t topk, bool normalize,
              int threads = 1) {
-  return route(logits, experts, {.topk = topk, .normalize = normalize}, threads);
+  return route(logits, experts, {.topk = topk, .normalize = normalize ? Normalize::sum : Normalize::none}, threads);
 }
 
 reference::Rules rules_of(const RouterOptions& options, std::int64_t experts) {
   reference::Rules rules{.topk = options.topk,
                          .sigmoid = options.score == Score::sigmoid,
-                         .normalize = options.normalize,
+                         .normalize = options.normalize != Normalize::none,
                          .epsilon = options.epsilon,
                          .scale = options.scale,
                          .groups = options.groups,
@@ -50,8 +50,9 @@ reference::Rules rules_of(const RouterOptions& options, std::int64_t experts) {
                          .group_best = options.group_best,
                          .masked_zero = options.masked_zero,
                          .bias = {}};
-  if (options.selection_bias != nullptr) {
-    rules.bias.assign(options.selection_bias, options.selection_bias + experts);
+  if (options.selection_bias.data != nullptr) {
+    const auto* bias = static_cast<const float*>(options.selection_bias.data);
+    rules.bias.assign(bias, bias + experts);
   }
   return rules;
 }
@@ -69,7 +70,7 @@ void check(const std::vector<float>& logits, std::int64_t experts, const RouterO
 }
 
 void check(const std::vector<float>& logits, std::int64_t experts, std::int32_t topk, bool normalize) {
-  check(logits, experts, {.topk = topk, .normalize = normalize});
+  check(logits, experts, {.topk = topk, .normalize = normalize ? Normalize::sum : Normalize::none});
 }
 
 std::vector<float> random_logits(std::int64_t tokens, std::int64_t experts, float scale, unsigned seed) {
@@ -192,13 +193,14 @@ TEST(Route, BiasGroupsAndScalingMatchTheReference) {
     const std::vector<float> bias = random_bias(shape.experts, 12);
     for (const Score score : {Score::softmax, Score::sigmoid}) {
       for (const float* selection_bias : {static_cast<const float*>(nullptr), bias.data()}) {
-        RouterOptions options{.topk = shape.topk, .score = score, .normalize = true, .epsilon = 1e-20F, .scale = 2.5F};
+        RouterOptions options{
+            .topk = shape.topk, .score = score, .normalize = Normalize::sum, .epsilon = 1e-20F, .scale = 2.5F};
         options.groups = shape.groups;
         options.kept_groups = shape.kept_groups;
         options.group_best = shape.group_best;
-        options.selection_bias = selection_bias;
+        options.selection_bias = {selection_bias, DType::f32};
         check(logits, shape.experts, options);
-        options.normalize = false;
+        options.normalize = Normalize::none;
         options.masked_zero = true;
         check(logits, shape.experts, options);
       }
@@ -210,7 +212,7 @@ TEST(Route, ALargeBiasLeavesTinyScoresExact) {
   const std::vector<float> logits{-16.0F, -18.0F, -20.0F, -40.0F};
   const std::vector<float> bias(4, 100.0F);
   RouterOptions options{.topk = 3, .score = Score::sigmoid};
-  options.selection_bias = bias.data();
+  options.selection_bias = {bias.data(), DType::f32};
   const Routed found = route(logits, 4, options);
   EXPECT_EQ(found.expert, (std::vector<std::int32_t>{0, 1, 2})) << "equal after the bias: the lower id first";
   for (std::size_t s = 0; s < 3; ++s) {
@@ -221,7 +223,8 @@ TEST(Route, ALargeBiasLeavesTinyScoresExact) {
 TEST(Route, ScoresThatAreAllZeroGiveZeroWeights) {
   const std::vector<float> logits(8, -kInf);
   for (const float epsilon : {0.0F, 1e-20F}) {
-    const Routed found = route(logits, 8, {.topk = 2, .score = Score::sigmoid, .normalize = true, .epsilon = epsilon});
+    const Routed found =
+        route(logits, 8, {.topk = 2, .score = Score::sigmoid, .normalize = Normalize::sum, .epsilon = epsilon});
     EXPECT_EQ(found.expert, (std::vector<std::int32_t>{0, 1}));
     EXPECT_EQ(found.weight, (std::vector<float>{0.0F, 0.0F}));
   }
@@ -241,7 +244,7 @@ TEST(Route, AMaskOfZeroLetsDroppedExpertsWinOverNegativeOnes) {
   RouterOptions options{.topk = 2, .score = Score::sigmoid};
   options.groups = 2;
   options.kept_groups = 1;
-  options.selection_bias = bias.data();
+  options.selection_bias = {bias.data(), DType::f32};
   EXPECT_EQ(route(logits, 4, options).expert, (std::vector<std::int32_t>{0, 1}));
   options.masked_zero = true;
   EXPECT_EQ(route(logits, 4, options).expert, (std::vector<std::int32_t>{0, 2}));
@@ -250,7 +253,7 @@ TEST(Route, AMaskOfZeroLetsDroppedExpertsWinOverNegativeOnes) {
 TEST(Route, NanInTheBiasCountsAsMinusInfinity) {
   const std::vector<float> bias{0.0F, kNan, 0.0F, 0.0F};
   RouterOptions options{.topk = 4, .score = Score::sigmoid};
-  options.selection_bias = bias.data();
+  options.selection_bias = {bias.data(), DType::f32};
   EXPECT_EQ(route({1.0F, 5.0F, 2.0F, 3.0F}, 4, options).expert, (std::vector<std::int32_t>{3, 2, 0, 1}));
 }
 

@@ -121,7 +121,7 @@ TEST(Workspace, ExactSizesBetweenGuardPagesInRandomOrderOfShapes) {
 TEST(Workspace, OneServesEverySmallerBatchInAnyOrder) {
   const LayerCase shape = kTestCases[1];
   const Weights weights(shape, Shared::gated, 3);
-  const Layer layer = weights.layer({.topk = shape.topk, .normalize = true}, {});
+  const Layer layer = weights.layer({.topk = shape.topk, .normalize = Normalize::sum}, {});
   const std::size_t needed = layer.workspace_bytes(300);
   Guarded memory(needed, true);
   std::mt19937 random(4);
@@ -144,7 +144,7 @@ TEST(Workspace, AForwardAllocatesNothing) {
   const LayerCase shape = kTestCases[0];
   const Weights weights(shape, Shared::gated, 5);
   for (const Arithmetic& arithmetic : kArithmetics) {
-    const Layer layer = weights.layer({.topk = shape.topk, .normalize = true},
+    const Layer layer = weights.layer({.topk = shape.topk, .normalize = Normalize::sum},
                                       {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(3)});
     std::mt19937 random(6);
     const Rows x(DType::f32, random_table(200, shape.hidden, 1.0, random));
@@ -163,7 +163,7 @@ TEST(Workspace, AForwardAllocatesNothing) {
 TEST(Workspace, TooSmallOrUnalignedIsAnError) {
   const LayerCase shape = kTestCases[4];
   const Weights weights(shape, Shared::none, 7);
-  const Layer layer = weights.layer({.topk = shape.topk, .normalize = true}, {});
+  const Layer layer = weights.layer({.topk = shape.topk, .normalize = Normalize::sum}, {});
   std::mt19937 random(8);
   const Rows x(DType::f32, random_table(5, shape.hidden, 1.0, random));
   Rows y(DType::f32, 5, shape.hidden);

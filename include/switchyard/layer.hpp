@@ -23,19 +23,36 @@ struct LayerOptions {
   DType activations = DType::f32;
   Device device = Device::cpu;  // cuda: not_supported in a build without it
   Threads threads = {};
+  // What the router's GEMM gives. f32: fp32 from the hidden states as they are. bf16: x, weight and logits are rounded to
+  // bf16, as the families do whose router runs in the model's type.
+  DType router = DType::f32;
 };
 
 // Everything a layer is made of, as views that are read during construction only.
 struct LayerWeights {
-  std::int32_t experts = 0;  // E
-  std::int64_t hidden = 0;   // H
-  std::int64_t ffn = 0;      // F
-  Activation activation = Activation::silu;
-  WeightView router;                                  // [E,H]; no data: only forwards with a given routing
+  std::int32_t experts = 0;                           // E
+  std::int64_t hidden = 0;                            // H
+  std::int64_t ffn = 0;                               // F
+  ExpertFunction function = {};                       // of the routed experts
+  WeightView router;                                  // [E + Z,H]; no data: only forwards with a given routing
   std::function<ExpertTensors(std::int32_t)> expert;  // see ExpertWeights
   std::int64_t shared_ffn = 0;                        // 0: no shared expert
   ExpertTensors shared;                               // [shared_ffn,H] and [H,shared_ffn]
-  WeightView shared_gate;  // [1,H]: the shared expert times sigmoid(x·gate); no data: plain sum
+  ExpertFunction shared_function;
+  WeightView shared_gate;     // [1,H]: the shared expert times sigmoid(x·gate); no data: times shared_scale
+  float shared_scale = 1.0F;  // 0.5: the average of Cohere-2
+  // Z more ids, E..E+Z−1, that stand for the token itself: y += weight · x (LongCat-Flash).
+  std::int32_t identity_experts = 0;
+  // Llama-4: the weight multiplies the expert's input, rounded to the activations' type, and not its output.
+  bool weight_on_input = false;
+  WeightView output_bias;  // [H], added last (JetMoE); no data: none
+  // The experts work in `latent` dimensions between two linear maps; shared experts and router see x (Nemotron-H).
+  // 0: none, and they work in H.
+  std::int64_t latent = 0;
+  WeightView latent_in;        // [latent,H]
+  WeightView latent_out;       // [H,latent]
+  WeightView latent_in_bias;   // [latent], no data: none
+  WeightView latent_out_bias;  // [H], no data: none
 };
 
 enum class Path : std::int32_t { grouped = 0 };
@@ -77,7 +94,7 @@ class SWITCHYARD_API Layer {
   // x [T,H] → y [T,H], f32 or bf16 each. y must not overlap x (columns that lie interleaved count as
   // overlapping); neither may lie in the workspace. Allocates nothing. Throws invalid_argument before any
   // work.
-  ForwardResult forward(ConstMatrix x, Matrix y, const Workspace& workspace) const;
+  ForwardResult forward(ConstMatrix x, Matrix y, const Workspace& workspace, const RouteInputs& inputs = {}) const;
 
   // The same with the caller's experts [T,K] (−1: slot off, its weight is not looked at) and weights [T,K]; duplicates
   // count twice. They must not lie in the workspace: what an earlier forward with it returned has to be copied first.

@@ -7,6 +7,7 @@
 #include "switchyard/export.hpp"
 #include "switchyard/threads.hpp"
 #include "switchyard/types.hpp"
+#include "switchyard/workspace.hpp"
 
 namespace switchyard {
 
@@ -14,37 +15,77 @@ namespace switchyard {
 inline constexpr std::int64_t kMaxTokens = std::int64_t{1} << 40;
 inline constexpr std::int32_t kMaxTopk = 64;
 inline constexpr std::int32_t kMaxExperts = 65536;
-
 inline constexpr std::int32_t kMaxGroups = 256;
 
+// What a logit l becomes, fp32.
 enum class Score : std::int32_t {
-  softmax =
-      0,  // p = softmax(logits) over all experts (Mixtral, Qwen, OLMoE, DeepSeek-V2; with `normalize` also Granite)
-  sigmoid = 1,  // s = 1 / (1 + exp(−logit)) (DeepSeek-V3, GLM-4, Kimi, MiniMax-M2)
+  softmax = 0,        // over all experts (Mixtral, Qwen, OLMoE, DeepSeek-V2)
+  sigmoid = 1,        // 1 / (1 + exp(−l)) (DeepSeek-V3, GLM-4, Kimi, MiniMax-M2)
+  sqrt_softplus = 2,  // sqrt(log(1 + exp(l))) (DeepSeek-V4)
+  logit = 3,          // l itself (GPT-OSS, Granite, Llama-4)
+  sparsemixer = 4,    // topk is 2, each weight from a masked softmax of its own (Phi-3.5-MoE, arXiv 2409.12136)
+};
+
+// "softmax", "sigmoid", "sqrt_softplus", "logit", "sparsemixer".
+SWITCHYARD_API const char* score_name(Score score) noexcept;
+
+// What the scores of the chosen become before they are normalised.
+enum class ChosenScore : std::int32_t {
+  none = 0,
+  softmax = 1,  // over the chosen (GPT-OSS, Granite)
+  sigmoid = 2,  // of each (Llama-4, Kolibri)
+};
+
+// What they are divided by; 0 if that is 0.
+enum class Normalize : std::int32_t {
+  none = 0,
+  sum = 1,          // sum + epsilon. With Score::softmax and epsilon 0 this is the softmax over the chosen.
+  clamped_sum = 2,  // max(sum, epsilon) (Ernie-4.5)
+  power_norm = 3,   // (Σ |score|^power)^(1 / power) (DBRX)
+};
+
+// How the slots of a token follow one another.
+enum class Order : std::int32_t {
+  score = 0,   // selection descending, then expert id ascending
+  expert = 1,  // expert id ascending
+  any = 2,     // as it comes out fastest: some fixed order, the same for every instruction set
 };
 
 // How logits become a routing. Fields are only ever added, with a default that keeps what was.
 //
-//   score     = softmax or sigmoid of the logits, fp32
+//   l         = logit_scale · logit + logit_bias, and then softcap · tanh(l / softcap)
+//   score     = Score of l
 //   selection = score + selection_bias                    what experts are chosen by
 //   with groups: a group's score is the sum of its group_best largest selections; experts of all but the kept_groups
 //                best groups have the selection −inf
-//   weight    = score of the chosen (/ (their sum + epsilon), if normalize; 0 if that is 0) · scale
+//   weight    = chosen(score), normalised, · scale · expert_scale
 //
 // Sources: DeepSeek-V3 (arXiv 2412.19437, section 2.1.2) with transformers 5.23's group rule; DeepSeek-V2 (arXiv
-// 2405.04434, section 2.1.2: group_best 1, masked_zero).
+// 2405.04434, section 2.1.2: group_best 1, masked_zero); TransformerEngine's fused router; FlashInfer's routing methods.
+// Arrays are not owned: `route` reads them during the call, a Layer keeps copies.
 struct RouterOptions {
   std::int32_t topk = 1;  // K: 1..min(experts, kMaxTopk)
   Score score = Score::softmax;
-  bool normalize = false;        // divide the K chosen scores by their sum (`norm_topk_prob`)
-  float epsilon = 0.0F;          // >= 0
-  float scale = 1.0F;            // `routed_scaling_factor`
-  std::int32_t groups = 0;       // 0: none; else 2..kMaxGroups groups of experts / groups neighbours each
-  std::int32_t kept_groups = 0;  // 1..groups, with at least topk experts
-  std::int32_t group_best = 1;   // 1..experts / groups and at most kMaxTopk; 1 is the maximum
-  bool masked_zero = false;      // the other groups' experts have the selection 0 instead of −inf
-  // [E] or null: none. route_logits reads it during the call; a Layer keeps a copy. Never enters the weights.
-  const float* selection_bias = nullptr;
+  Normalize normalize = Normalize::none;
+  float epsilon = 0.0F;                    // >= 0
+  float scale = 1.0F;                      // `routed_scaling_factor`
+  std::int32_t groups = 0;                 // 0: none; else 2..kMaxGroups groups of experts / groups neighbours each
+  std::int32_t kept_groups = 0;            // 1..groups, with at least topk experts
+  std::int32_t group_best = 1;             // 1..experts / groups and at most kMaxTopk; 1 is the maximum
+  bool masked_zero = false;                // the other groups' experts have the selection 0 instead of −inf
+  ConstArray selection_bias = {};          // [E] f32, bf16 or f16, or none; never enters the weights
+  ChosenScore chosen = ChosenScore::none;  // softmax and sigmoid need Score::logit
+  float power = 1.0F;                      // of Normalize::power_norm, > 0
+  const float* expert_scale = nullptr;     // [E] or null
+  float logit_scale = 1.0F;
+  const float* logit_bias = nullptr;  // [E] or null
+  float softcap = 0.0F;               // 0: none
+  float jitter = 0.01F;               // of Score::sparsemixer, >= 0 (`router_jitter_noise`)
+  Order order = Order::score;
+  // Table routing: the experts of a token are row token_id of table [table_rows,K] (i16, i32 or i64, ids in 0..E−1, in
+  // that order, duplicates allowed); groups and bias choose nothing then (DeepSeek-V4's hash layers).
+  ConstArray table = {};
+  std::int64_t table_rows = 0;
 };
 
 // The choice for T tokens: expert [T,K] with −1 for a slot that is off, weight [T,K]. A view; who made it says who owns
@@ -61,10 +102,98 @@ struct Routing {
   float* weight = nullptr;
 };
 
-// Routes given logits [T,E], f32. Writes routing.expert and routing.weight, which the caller owns, each [T,K] with K =
-// options.topk. The bits of a token do not depend on the other tokens, threads or the instruction set. Throws
-// invalid_argument for sizes that do not fit.
+// What may come with the tokens; nothing of it has to. Not owned.
+struct RouteInputs {
+  // [T], 0: padding. Such a token gets ids −1 and weights 0 and counts nowhere; its logits are not looked at.
+  const std::uint8_t* valid = nullptr;
+  // Replay: [T,K] i16, i32 or i64, kept in this order, duplicates allowed. Weights come from the live, unbiased scores.
+  // A token with an id of −1 among them is routed live. Not together with a table.
+  ConstArray forced;
+  // [T], 0: the token's row of `forced` is missing, it is routed live. Null: none is.
+  const std::uint8_t* replayed = nullptr;
+  // [T] i32 or i64, needed for a table and read for nothing else.
+  ConstArray token_id;
+  // Borders of sequences for their own counts and sums, [sequences + 1], from 0 to T, ascending. Null: one sequence.
+  const std::int64_t* sequence_begin = nullptr;
+  std::int64_t sequences = 1;
+};
+
+// What is wanted, each on its own; null: not. The caller owns all of it; every element is written, but for the
+// histogram, which is added to. The bits of one do not depend on which others are asked for.
+struct RouteOutputs {
+  Array expert;                      // [T,K] i16, i32 or i64
+  Array weight;                      // [T,K] f32, bf16 or f16
+  Array probability;                 // [T,E] f32, bf16 or f16: the weight of a chosen expert, 0 elsewhere
+  std::uint8_t* byte_map = nullptr;  // [T,E]: 1 for a chosen expert
+  std::uint8_t* bit_map = nullptr;   // [T,⌈E/8⌉]: the same in bits, the lowest first
+  // What the backward of a sparse gradient needs instead of the logits: l of the chosen, [T,K].
+  float* chosen_logit = nullptr;
+  // Scores for balance losses, [T,E]: the softmax of l for Score::softmax, logit and sparsemixer; else score / (Σ score +
+  // 1e-20). 0 for padding.
+  float* aux_score = nullptr;
+  // Over all valid tokens; per sequence if sequence_begin is given: [S,E].
+  std::int64_t* count = nullptr;        // slots of each expert
+  double* score_sum = nullptr;          // of aux_score
+  double* z_sum = nullptr;              // [S] of log(Σ exp(l))², the z-loss (ST-MoE, arXiv 2202.08906)
+  std::int64_t* valid_count = nullptr;  // [S] valid tokens
+  // Quantile Balancing (TransformerEngine's 3-step rule, Kimi K3): the (K+1)-th largest selection, [T], −inf for padding;
+  // and for every valid token and every expert e the bin of cutoff − score[e] among `bins` equal ones from qb_lower to
+  // qb_upper, the outer ones open: [E,bins], added to. Both need K < E, no groups and nothing forced; a NaN counts
+  // nowhere.
+  float* cutoff = nullptr;
+  std::int32_t* histogram = nullptr;
+  std::int32_t bins = 0;
+  float qb_lower = 0.0F;
+  float qb_upper = 0.0F;
+};
+
+// Bytes of workspace for `route` and `route_backward` with up to max_tokens; enough for every smaller number, and for
+// every set of outputs. A multiple of kWorkspaceAlignment. Throws invalid_argument.
+SWITCHYARD_API std::size_t route_workspace_bytes(std::int64_t max_tokens, std::int32_t experts,
+                                                 std::int64_t sequences = 1, const Threads& threads = Threads());
+
+// Routes logits [T,E], f32, bf16 or f16. The bits of a token do not depend on the other tokens, the batch, threads,
+// the instruction set or the outputs asked for; sums over tokens depend on the tokens alone. Outputs must not overlap
+// inputs or the workspace. Allocates nothing. Throws invalid_argument before any work.
+SWITCHYARD_API void route(ConstMatrix logits, const RouterOptions& options, const RouteInputs& inputs,
+                          const RouteOutputs& outputs, const Workspace& workspace, const Threads& threads = Threads());
+
 SWITCHYARD_API void route_logits(ConstMatrix logits, const RouterOptions& options, Routing routing,
                                  const Threads& threads = Threads());
+
+// What is known of the loss, and of the routing that it followed.
+struct RouteGradients {
+  ConstArray expert;  // [T,K] as `route` gave it; required
+  // dL/dweight [T,K] and dL/dprobability [T,E], f32, bf16 or f16: either or both (they add up) or none.
+  ConstArray weight;
+  ConstArray probability;
+  // RouteOutputs::chosen_logit; then `logits` may have no data if the gradient is sparse (route_gradient_is_sparse, no
+  // aux, no z).
+  const float* chosen_logit = nullptr;
+  // dL/daux_score, the same for all tokens of a sequence: [S,E] or null; see balance.hpp.
+  const float* aux = nullptr;
+  // dL/d(z_sum), one number.
+  float z = 0.0F;
+};
+
+// Whether the gradient of the weights is zero for all experts but the chosen: all but Score::sparsemixer and a
+// Score::softmax that is not simply divided by its sum.
+SWITCHYARD_API bool route_gradient_is_sparse(const RouterOptions& options) noexcept;
+
+// dL/dlogits [T,E], f32, bf16 or f16, every element written; 0 for padding (ids −1). The choice itself counts as
+// constant. `inputs` as in the forward; of it only `valid` and the sequences are read. Throws invalid_argument before any
+// work. Allocates nothing.
+SWITCHYARD_API void route_backward(ConstMatrix logits, const RouterOptions& options, const RouteInputs& inputs,
+                                   const RouteGradients& gradients, Matrix dlogits, const Workspace& workspace,
+                                   const Threads& threads = Threads());
+
+// The router's GEMM, backward: logits = x · weightᵀ.
+//   dx [T,H]      = dlogits · weight          f32 or bf16, or no data: not wanted
+//   dweight [E,H] = dlogitsᵀ · x              f32, or no data: not wanted
+//   dbias [E]     = Σ_t dlogits               or null
+// x [T,H] f32 or bf16 (no data without dweight), dlogits [T,E] f32. Each element is one fp32 chain of fused
+// multiply-adds, ascending over experts or tokens, for every number of threads. Throws invalid_argument.
+SWITCHYARD_API void router_backward(ConstMatrix x, const WeightView& weight, ConstMatrix dlogits, Matrix dx,
+                                    Matrix dweight, float* dbias, const Threads& threads = Threads());
 
 }  // namespace switchyard

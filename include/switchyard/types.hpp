@@ -33,6 +33,16 @@ SWITCHYARD_API std::size_t dtype_bytes(DType dtype) noexcept;
 // Lower-case name: "f32", "bf16", ...
 SWITCHYARD_API const char* dtype_name(DType dtype) noexcept;
 
+// Elements without gaps whose number follows from where they are used. Not owned; no data: not given, or not wanted.
+struct ConstArray {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+};
+struct Array {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+};
+
 // Rows of activations, e.g. x [tokens, hidden]. Not owned. `stride` is the distance of two rows in elements, >= cols.
 struct ConstMatrix {
   const void* data = nullptr;

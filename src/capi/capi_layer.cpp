@@ -62,7 +62,7 @@ LayerWeights to_weights(const switchyard_layer_weights& from) {
   weights.experts = from.experts;
   weights.hidden = from.hidden;
   weights.ffn = from.ffn;
-  weights.activation = static_cast<Activation>(from.activation);
+  weights.function.activation = static_cast<Activation>(from.activation);
   weights.router = to_view(from.router, from.hidden, "layer_create: router");
   weights.shared_ffn = from.shared_ffn;
   weights.shared = to_tensors(from.shared, from.hidden, from.shared_ffn);
@@ -108,14 +108,14 @@ RouterOptions to_router(const switchyard_router_options* options) {
   RouterOptions result;
   result.topk = from.topk;
   result.score = static_cast<Score>(from.score);
-  result.normalize = from.normalize != 0;
+  result.normalize = static_cast<Normalize>(from.normalize);
   result.epsilon = from.epsilon;
   result.scale = from.scale == 0.0F ? 1.0F : from.scale;
   result.groups = from.groups;
   result.kept_groups = from.kept_groups;
   result.group_best = from.group_best == 0 ? 1 : from.group_best;
   result.masked_zero = from.masked_zero != 0;
-  result.selection_bias = from.selection_bias;
+  result.selection_bias = {from.selection_bias, DType::f32};
   return result;
 }
 
@@ -123,14 +123,14 @@ switchyard_router_options from_router(const RouterOptions& options) {
   switchyard_router_options result{};
   result.topk = options.topk;
   result.score = static_cast<switchyard_score>(options.score);
-  result.normalize = options.normalize ? 1 : 0;
+  result.normalize = static_cast<std::int32_t>(options.normalize);
   result.epsilon = options.epsilon;
   result.scale = options.scale;
   result.groups = options.groups;
   result.kept_groups = options.kept_groups;
   result.group_best = options.group_best;
   result.masked_zero = options.masked_zero ? 1 : 0;
-  result.selection_bias = options.selection_bias;
+  result.selection_bias = static_cast<const float*>(options.selection_bias.data);
   return result;
 }
 

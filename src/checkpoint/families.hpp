@@ -64,7 +64,7 @@ struct Family {
   Keys shared_ffn = {};
   const char* shared_count = nullptr;   // the shared expert is this many times as wide as a routed one
   const char* normalize_key = nullptr;  // null: `normalize` always
-  bool normalize = false;               // without the key
+  Normalize normalize = Normalize::none;  // without the key
   Score score = Score::softmax;
   float epsilon = 0;
   const char* scale_key = nullptr;

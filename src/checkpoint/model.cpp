@@ -63,7 +63,7 @@ struct Model::Impl {
       : file_name(tensors.string()),
         file(TensorFile::open(tensors)),
         family(config.family),
-        shape{config.experts, config.hidden, config.ffn, Activation::silu},
+        shape{config.experts, config.hidden, config.ffn, {}},
         info(make_info(config, file)) {
     if (info.moe_layers.empty()) return;
     const std::int32_t first = info.moe_layers.front();
@@ -193,7 +193,7 @@ struct Model::Impl {
     weights.experts = shape.experts;
     weights.hidden = shape.hidden;
     weights.ffn = shape.ffn;
-    weights.activation = shape.activation;
+    weights.function = shape.function;
     weights.router = view(place.layout->router);
     weights.shared_ffn = info.shared_ffn;
     if (info.shared_ffn > 0) {
@@ -243,7 +243,7 @@ Layer Model::layer(std::int32_t index, const LayerOptions& options, const Progre
   };
   RouterOptions router = model.info.router;
   const std::vector<float> bias = model.selection_bias(index);
-  if (!bias.empty()) router.selection_bias = bias.data();
+  if (!bias.empty()) router.selection_bias = {bias.data(), DType::f32};
   Layer layer(weights, router, options);
   finish(model.shape.experts - 1);
   for (const Tensor* tensor : used) model.file.release(*tensor);

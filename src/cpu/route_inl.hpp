@@ -48,7 +48,7 @@ struct Selection {
   const Softmax& softmax;
 
   // Scores are monotone in the logits: where nothing is added to them, the logits choose the same experts.
-  bool by_logit() const { return options.selection_bias == nullptr && options.groups == 0; }
+  bool by_logit() const { return options.selection_bias.data == nullptr && options.groups == 0; }
 
   V16 block(std::int64_t at) const {
     const V16 logit = load_logits(logits, at, experts);
@@ -56,7 +56,7 @@ struct Selection {
       return logit;
     }
     V16 value = score_of(logit, options, softmax);
-    if (const float* bias = options.selection_bias) {
+    if (const auto* bias = static_cast<const float*>(options.selection_bias.data)) {
       value = V16::add(value,
                        at + kLanes <= experts ? V16::load(bias + at) : V16::load_part(bias + at, experts - at, 0.0F));
       value = V16::choose_nan(value, V16::set(-__builtin_inff()), value);
@@ -175,7 +175,7 @@ inline void weigh(const float* logits, const RouterOptions& options, const Softm
   }
   sum += options.epsilon;
   for (std::int32_t s = 0; s < options.topk; ++s) {
-    const float share = !options.normalize ? score[s] : sum == 0.0F ? 0.0F : score[s] / sum;
+    const float share = options.normalize == Normalize::none ? score[s] : sum == 0.0F ? 0.0F : score[s] / sum;
     weight[s] = share * options.scale;
   }
 }

@@ -15,8 +15,9 @@ void check_shape(const ExpertShape& shape) {
          "experts: found {} experts, hidden {} and ffn {}, expected 1..{} experts and sizes of 1..{}", shape.experts,
          shape.hidden, shape.ffn, kMaxExperts, kMaxFeatures);
   }
-  if (shape.activation != Activation::silu) {
-    fail(Code::invalid_argument, "experts: found activation {}, expected silu (0)", static_cast<int>(shape.activation));
+  if (shape.function != ExpertFunction{}) {
+    fail(Code::invalid_argument, "experts: found activation {}, expected silu (0)",
+         static_cast<int>(shape.function.activation));
   }
 }
 

@@ -132,7 +132,7 @@ void run_chunks(const Layer::Parts& parts, ConstMatrix x, Routing routing, Matri
 
 }  // namespace
 
-ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace) const {
+ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace, const RouteInputs& /*inputs*/) const {
   const Parts& parts = *parts_;
   check_router(parts);
   check_matrices(parts, x, y);

@@ -36,9 +36,10 @@ Router make_router(const LayerWeights& weights, const RouterOptions& options, co
   router.experts = weights.experts;
   if (weights.router.data != nullptr) {
     check_router_options(options, weights.experts);
-    if (options.selection_bias != nullptr) {
-      router.selection_bias.assign(options.selection_bias, options.selection_bias + weights.experts);
-      router.options.selection_bias = router.selection_bias.data();
+    if (options.selection_bias.data != nullptr) {
+      const auto* bias = static_cast<const float*>(options.selection_bias.data);
+      router.selection_bias.assign(bias, bias + weights.experts);
+      router.options.selection_bias = {router.selection_bias.data(), DType::f32};
     }
     router.weight = pack_one(weights.router, "router", weights.experts, weights.hidden, threads);
   }
@@ -49,7 +50,7 @@ std::optional<ExpertWeights> make_shared(const LayerWeights& weights, const Laye
   if (weights.shared_ffn == 0) {
     return std::nullopt;
   }
-  const ExpertShape shape{1, weights.hidden, weights.shared_ffn, weights.activation};
+  const ExpertShape shape{1, weights.hidden, weights.shared_ffn, weights.shared_function};
   return ExpertWeights(
       shape, options.format, [&](std::int32_t) { return weights.shared; }, options.threads);
 }
@@ -63,7 +64,7 @@ Layer::Layer(const LayerWeights& weights, const RouterOptions& router, const Lay
   if (!weights.expert) {
     fail(Code::invalid_argument, "layer: found no function for the experts' tensors, expected one");
   }
-  const ExpertShape shape{weights.experts, weights.hidden, weights.ffn, weights.activation};
+  const ExpertShape shape{weights.experts, weights.hidden, weights.ffn, weights.function};
   ExpertWeights experts(shape, options.format, weights.expert, options.threads);
   parts_ = std::make_unique<const Parts>(Parts{
       weights.hidden, options, make_router(weights, router, options.threads), std::move(experts),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "cpu/parallel_for.hpp"
 #include "fail.hpp"
@@ -34,6 +35,12 @@ void check_groups(const RouterOptions& options, std::int32_t experts) {
 }
 
 }  // namespace
+
+const char* score_name(Score score) noexcept {
+  constexpr const char* kNames[] = {"softmax", "sigmoid", "sqrt_softplus", "logit", "sparsemixer"};
+  const auto index = static_cast<std::size_t>(score);
+  return index < std::size(kNames) ? kNames[index] : "unknown";
+}
 
 void check_router_options(const RouterOptions& options, std::int32_t experts) {
   if (experts < 1 || experts > kMaxExperts) {
