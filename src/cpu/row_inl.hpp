@@ -77,6 +77,9 @@ inline V16 transformed(const RouterOptions& options, V16 logit, std::int64_t at,
   if (options.logit_bias != nullptr) {
     logit = V16::add(logit, load_some(options.logit_bias, DType::f32, at, count));
   }
+  if (options.round_logits) {
+    logit = V16::round_to_bf16(logit);
+  }
   if (options.softcap != 0.0F) {
     const V16 cap = V16::set(options.softcap);
     logit = V16::mul(cap, tanh(V16::div(logit, cap)));
@@ -85,7 +88,8 @@ inline V16 transformed(const RouterOptions& options, V16 logit, std::int64_t at,
 }
 
 inline bool is_transformed(const RouterOptions& options) {
-  return options.logit_scale != 1.0F || options.logit_bias != nullptr || options.softcap != 0.0F;
+  return options.logit_scale != 1.0F || options.logit_bias != nullptr || options.round_logits ||
+         options.softcap != 0.0F;
 }
 
 inline V16 without_nan(V16 value) { return V16::max(value, V16::set(-__builtin_inff())); }
