@@ -143,14 +143,19 @@ inline V16 softmax_term(V16 logit, V16 largest) {
   return exp_nonpositive(V16::choose_equal(logit, largest, V16::set(0.0F), V16::sub(logit, largest)));
 }
 
+inline bool is_finite(float value) { return value - value == 0.0F; }
+
+// exp(l − largest) for the total alone, with a finite largest: what lies below kLowestExp, padding included, adds up to
+// less than rounding shows beside the 1 of the largest.
+inline V16 bounded_term(V16 logit, V16 largest) { return exp_bounded(V16::sub(logit, largest)); }
+
 // Σ exp(l − largest) over a row.
 inline float softmax_total(const Row& row, float largest) {
   const V16 top = V16::set(largest);
   V16 total = V16::set(0.0F);
-  if (largest - largest == 0.0F) {
-    // What lies below kLowestExp, padding included, adds up to less than rounding shows beside the 1 of the largest.
+  if (is_finite(largest)) {
     for (std::int32_t at = 0; at < row.padded; at += kLanes) {
-      total = V16::add(total, exp_bounded(V16::sub(V16::load(row.value + at), top)));
+      total = V16::add(total, bounded_term(V16::load(row.value + at), top));
     }
     return V16::sum(total);
   }
