@@ -133,6 +133,14 @@ struct V16 : Lanes<kLanes, V16> {
       p[i] = round(a.lane[i]);
     }
   }
+  static V16 load_f16(const std::uint16_t* p) {
+    return make([=](int i) { return widen_f16(p[i]); });
+  }
+  static void store_f16(std::uint16_t* p, const V16& a) {
+    for (int i = 0; i < kLanes; ++i) {
+      p[i] = round_f16(a.lane[i]);
+    }
+  }
 
  private:
   // To nearest even; NaN becomes the quiet NaN of its sign.
@@ -140,6 +148,31 @@ struct V16 : Lanes<kLanes, V16> {
     const std::uint32_t bits = to_bits(a);
     const std::uint32_t rounded = a != a ? (bits & 0x80000000U) | 0x7fc00000U : bits + 0x7fffU + ((bits >> 16) & 1U);
     return static_cast<std::uint16_t>(rounded >> 16);
+  }
+  // Exact; NaN becomes quiet.
+  static float widen_f16(std::uint16_t half) {
+    const std::uint32_t sign = (half & 0x8000U) << 16;
+    const std::uint32_t rest = half & 0x7fffU;
+    if (rest < 0x400U) {
+      return from_bits(sign | to_bits(static_cast<float>(rest) * 0x1p-24F));
+    }
+    const std::uint32_t bias = rest >= 0x7c00U ? 255U - 31U : 127U - 15U;
+    return from_bits(sign | ((rest << 13) + (bias << 23)) | (rest > 0x7c00U ? 0x400000U : 0U));
+  }
+  // To nearest even; NaN becomes quiet.
+  static std::uint16_t round_f16(float a) {
+    const std::uint32_t bits = to_bits(a);
+    const std::uint32_t sign = (bits >> 16) & 0x8000U;
+    const std::uint32_t rest = bits & 0x7fffffffU;
+    std::uint32_t half = 0x7c00U;
+    if (rest > 0x7f800000U) {
+      half = 0x7e00U | ((rest >> 13) & 0x3ffU);
+    } else if (rest < 0x38800000U) {  // below 2^-14: the ulp of 0.5 is f16's smallest denormal
+      half = to_bits(from_bits(rest) + 0.5F) - to_bits(0.5F);
+    } else if (rest < 0x47800000U) {  // below 2^16
+      half = (rest + 0xfffU + ((rest >> 13) & 1U) - (112U << 23)) >> 13;
+    }
+    return static_cast<std::uint16_t>(sign | half);
   }
 };
 

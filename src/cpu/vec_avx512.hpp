@@ -74,6 +74,12 @@ struct V16 {
   static void store_bf16(std::uint16_t* p, V16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(round(a.all)));
   }
+  static V16 load_f16(const std::uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static void store_f16(std::uint16_t* p, V16 a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.all, _MM_FROUND_TO_NEAREST_INT));
+  }
 
  private:
   static __mmask16 first(std::int64_t count) {
