@@ -118,9 +118,47 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 keep_first(const V16& a, std::int64_t count) {
     return make([&](int i) { return i < count ? a.lane[i] : 0.0F; });
   }
-  // 2^(n − 1) from n + 1.5 · 2^23.
+  // 2^(n − 1) and 2^n from n + 1.5 · 2^23.
   static V16 power_below(const V16& shifted) {
     return make([&](int i) { return from_bits((to_bits(shifted.lane[i]) << 23) + (126U << 23)); });
+  }
+  static V16 power(const V16& shifted) {
+    return make([&](int i) { return from_bits((to_bits(shifted.lane[i]) << 23) + (127U << 23)); });
+  }
+  // a = mantissa · 2^exponent, mantissa in [1, 2), for positive normal a.
+  static V16 exponent(const V16& a) {
+    return make([&](int i) { return static_cast<float>(static_cast<int>(to_bits(a.lane[i]) >> 23) - 127); });
+  }
+  static V16 mantissa(const V16& a) {
+    return make([&](int i) { return from_bits((to_bits(a.lane[i]) & 0x7fffffU) | 0x3f800000U); });
+  }
+  static V16 sqrt(const V16& a) {
+    return make([&](int i) { return __builtin_sqrtf(a.lane[i]); });
+  }
+  // Bit i: lane i of a is at least b's.
+  static std::uint32_t at_least(const V16& a, const V16& b) {
+    std::uint32_t bits = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      bits |= a.lane[i] >= b.lane[i] ? 1U << i : 0U;
+    }
+    return bits;
+  }
+  // Over all lanes, none of them NaN.
+  static float largest(const V16& a) {
+    float value = a.lane[0];
+    for (int i = 1; i < kLanes; ++i) {
+      value = a.lane[i] > value ? a.lane[i] : value;
+    }
+    return value;
+  }
+  // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+  static float sum(V16 a) {
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+      for (int i = 0; i < width; ++i) {
+        a.lane[i] += a.lane[i + width];
+      }
+    }
+    return a.lane[0];
   }
   static V16 load_bf16(const std::uint16_t* p) {
     return make([=](int i) { return from_bits(static_cast<std::uint32_t>(p[i]) << 16); });
@@ -188,6 +226,7 @@ struct V16 : Lanes<kLanes, V16> {
 namespace switchyard {
 
 extern const Kernels kKernelsPlain;
-const Kernels kKernelsPlain{Isa::plain, gemm, route, combine, read, peak_fma, nullptr, nullptr};
+const Kernels kKernelsPlain{Isa::plain, gemm, route,    route_backward, histogram,
+                            combine,    read, peak_fma, nullptr,        nullptr};
 
 }  // namespace switchyard
