@@ -83,9 +83,24 @@ struct V16 {
     const __m256i high = _mm256_cmpgt_epi32(end, _mm256_add_epi32(lane, _mm256_set1_epi32(8)));
     return {_mm256_and_ps(a.low, _mm256_castsi256_ps(low)), _mm256_and_ps(a.high, _mm256_castsi256_ps(high))};
   }
-  // 2^(n − 1) and 2^n from n + 1.5 · 2^23.
-  static V16 power_below(V16 shifted) { return {power(shifted.low, 126), power(shifted.high, 126)}; }
-  static V16 power(V16 shifted) { return {power(shifted.low, 127), power(shifted.high, 127)}; }
+  // 2^(n − 1) from n + 1.5 · 2^23.
+  static V16 power_below(V16 shifted) { return {power(shifted.low), power(shifted.high)}; }
+  // p · 2^n, of numbers whose product is normal.
+  static V16 times_power(V16 p, V16 shifted) {
+    return {times_power(p.low, shifted.low), times_power(p.high, shifted.high)};
+  }
+  // Lanes as integers from 0: one more where a < b.
+  static V16 count_less(V16 count, V16 a, V16 b) {
+    return {count_less(count.low, a.low, b.low), count_less(count.high, a.high, b.high)};
+  }
+  static V16 choose_count_below(V16 count, std::int32_t end, V16 yes, V16 no) {
+    const __m256i all = _mm256_set1_epi32(end);
+    const __m256i low = _mm256_cmpgt_epi32(all, _mm256_castps_si256(count.low));
+    const __m256i high = _mm256_cmpgt_epi32(all, _mm256_castps_si256(count.high));
+    return {_mm256_blendv_ps(no.low, yes.low, _mm256_castsi256_ps(low)),
+            _mm256_blendv_ps(no.high, yes.high, _mm256_castsi256_ps(high))};
+  }
+  static void store_count(std::int32_t* p, V16 count) { store(reinterpret_cast<float*>(p), count); }
   // a = mantissa · 2^exponent, mantissa in [1, 2), for positive normal a.
   static V16 exponent(V16 a) { return {exponent(a.low), exponent(a.high)}; }
   static V16 mantissa(V16 a) { return {mantissa(a.low), mantissa(a.high)}; }
@@ -130,9 +145,17 @@ struct V16 {
   }
 
  private:
-  static __m256 power(__m256 shifted, int bias) {
+  static __m256 power(__m256 shifted) {
     return _mm256_castsi256_ps(
-        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(bias << 23)));
+        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(126 << 23)));
+  }
+  static __m256 times_power(__m256 p, __m256 shifted) {
+    const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), power));
+  }
+  static __m256 count_less(__m256 count, __m256 a, __m256 b) {
+    const __m256i less = _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ));  // −1 where it holds
+    return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(count), less));
   }
   static __m256 exponent(__m256 a) {
     const __m256i biased = _mm256_srli_epi32(_mm256_castps_si256(a), 23);

@@ -128,7 +128,7 @@ inline void fill_dense(const RouteBackwardArgs& r, Return& token, float largest,
   });
   Softmax softmax{largest, 1.0F};
   if (weights || softmax_aux || r.gradients->z != 0.0F) {
-    softmax.total = softmax_total(token.l, largest, nullptr);
+    softmax.total = softmax_total(token.l, largest);
   }
   if (weights) {
     alignas(64) float score[kMaxTopk];
@@ -179,7 +179,7 @@ inline void return_token(const RouteBackwardArgs& r, Return& token) {
     gather(token.l, token.id, options.topk, token.logit);
   } else {
     for (std::int32_t s = 0; s < round_to_lanes(options.topk); ++s) {
-      token.logit[s] = s < options.topk ? r.gradients->chosen_logit[token.t * options.topk + s] : 0.0F;
+      token.logit[s] = s < options.topk ? r.gradients->chosen_logit[token.t * options.topk + s] : -__builtin_inff();
     }
   }
   load_gradient(r, token);

@@ -120,7 +120,7 @@ inline void gather(const Row& logit, const std::int32_t* id, std::int32_t topk, 
     to[s] = logit.value[id[s]];
   }
   for (std::int32_t s = topk; s < round_to_lanes(topk); ++s) {
-    to[s] = 0.0F;
+    to[s] = -__builtin_inff();
   }
 }
 
@@ -176,7 +176,12 @@ inline void write_slots(const RouteArgs& r, const Token& token, bool valid) {
       put_id(out.expert, begin + s, valid ? token.id[s] : -1);
     }
   }
-  if (out.weight.data != nullptr) {
+  if (out.weight.data != nullptr && out.weight.dtype == DType::f32) {
+    auto* weight = static_cast<float*>(out.weight.data) + begin;
+    for (std::int32_t s = 0; s < topk; ++s) {
+      weight[s] = valid ? token.weight[s] : 0.0F;
+    }
+  } else if (out.weight.data != nullptr) {
     for_blocks(topk, [&](std::int32_t at) {
       const V16 weight = valid ? V16::load(token.weight + at) : V16::set(0.0F);
       store_some(out.weight.data, out.weight.dtype, begin + at, weight, topk - at);
@@ -241,7 +246,7 @@ inline void route_token(const RouteArgs& r, std::int64_t t, const Row& logit, fl
   token.softmax.largest =
       load_row(options, static_cast<const std::byte*>(r.logits) + t * r.stride * element, r.logits_type, logit);
   if (needs_softmax(r)) {
-    token.softmax.total = softmax_total(logit, token.softmax.largest, nullptr);
+    token.softmax.total = softmax_total(logit, token.softmax.largest);
   }
   choose(r, logit, token);
   gather(logit, token.id, options.topk, token.logit);

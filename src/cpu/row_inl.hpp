@@ -143,22 +143,20 @@ inline V16 softmax_term(V16 logit, V16 largest) {
   return exp_nonpositive(V16::choose_equal(logit, largest, V16::set(0.0F), V16::sub(logit, largest)));
 }
 
-// Σ exp(l − largest) over a row; the terms are kept if there is room for them.
-inline float softmax_total(const Row& row, float largest, float* terms) {
+// Σ exp(l − largest) over a row.
+inline float softmax_total(const Row& row, float largest) {
   const V16 top = V16::set(largest);
   V16 total = V16::set(0.0F);
-  if (terms == nullptr && largest - largest == 0.0F) {
+  if (largest - largest == 0.0F) {
+    // What lies below kLowestExp, padding included, adds up to less than rounding shows beside the 1 of the largest.
     for (std::int32_t at = 0; at < row.padded; at += kLanes) {
-      total = V16::add(total, exp_nonpositive(V16::sub(V16::load(row.value + at), top)));
+      total = V16::add(total, exp_bounded(V16::sub(V16::load(row.value + at), top)));
     }
     return V16::sum(total);
   }
   for (std::int32_t at = 0; at < row.padded; at += kLanes) {
-    const V16 term = V16::keep_first(softmax_term(V16::load(row.value + at), top), row.size - at);
-    total = V16::add(total, term);
-    if (terms != nullptr) {
-      V16::store(terms + at, term);
-    }
+    const V16 term = softmax_term(V16::load(row.value + at), top);
+    total = V16::add(total, V16::keep_first(term, row.size - at));
   }
   return V16::sum(total);
 }

@@ -14,8 +14,8 @@ constexpr std::int32_t round_to_lanes(std::int32_t count) { return (count + kLan
 
 // Value descending, id ascending.
 struct Chosen {
-  alignas(64) float value[kMaxChosen];
-  std::int32_t id[kMaxChosen];
+  alignas(64) float value[kMaxChosen + 1];
+  std::int32_t id[kMaxChosen + 1];
 };
 
 // Ids come in ascending order, so an equal value never passes an earlier one.
@@ -46,23 +46,37 @@ __attribute__((noinline)) void select_by_insertion(const float* value, std::int3
   }
 }
 
-// How many of values [count] stand before each, in descending order, the lower index first. Values are padded to whole
-// blocks; ranks of the padding mean nothing.
-inline void rank(const float* value, std::int32_t count, float* ranks) {
-  alignas(64) static constexpr float kIndex[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const V16 index = V16::load(kIndex);
-  const V16 one = V16::set(1.0F);
-  const V16 zero = V16::set(0.0F);
+// How many of values [count] are larger than each. Values are padded to whole blocks; the padding's ranks mean nothing.
+inline void rank(const float* value, std::int32_t count, std::int32_t* ranks) {
   for (std::int32_t at = 0; at < count; at += kLanes) {
     const V16 own = V16::load(value + at);
-    V16 before = zero;
+    V16 larger = V16::set(0.0F);
     for (std::int32_t j = 0; j < count; ++j) {
-      const V16 other = V16::set(value[j]);
-      const V16 first_of_equals = V16::choose_less(V16::set(static_cast<float>(j - at)), index, one, zero);
-      const V16 if_equal = V16::choose_equal(own, other, first_of_equals, zero);
-      before = V16::add(before, V16::choose_less(own, other, one, if_equal));
+      larger = V16::count_less(larger, own, V16::set(value[j]));
     }
-    V16::store(ranks + at, before);
+    V16::store_count(ranks + at, larger);
+  }
+}
+
+// Equal values share a rank, and the sum of all ranks is smaller than without: each is moved behind its equals of lower
+// index.
+__attribute__((noinline)) void part_equals(const float* value, std::int32_t count, std::int32_t* ranks) {
+  for (std::int32_t i = 0; i < count; ++i) {
+    for (std::int32_t j = 0; j < i; ++j) {
+      ranks[i] += value[j] == value[i] ? 1 : 0;
+    }
+  }
+}
+
+// Places 0..count-1 in descending order, the lower index first.
+inline void place(const float* value, std::int32_t count, std::int32_t* places) {
+  rank(value, count, places);
+  std::int32_t sum = 0;
+  for (std::int32_t i = 0; i < count; ++i) {
+    sum += places[i];
+  }
+  if (sum != count * (count - 1) / 2) {
+    part_equals(value, count, places);
   }
 }
 
@@ -87,15 +101,13 @@ inline float reached_by(const float* value, std::int32_t padded, std::int32_t mo
   for (int g = 0; g < kGroups; ++g) {
     V16::store(maxima + g * kLanes, largest[g]);
   }
-  const V16 one = V16::set(1.0F);
   V16 smallest = V16::set(__builtin_inff());  // of the maxima that fewer than `most` others pass
   for (int g = 0; g < kGroups; ++g) {
     V16 above = V16::set(0.0F);
     for (float other : maxima) {
-      above = V16::add(above, V16::choose_less(largest[g], V16::set(other), one, V16::set(0.0F)));
+      above = V16::count_less(above, largest[g], V16::set(other));
     }
-    const V16 kept = V16::choose_less(above, V16::set(static_cast<float>(most)), largest[g], smallest);
-    smallest = V16::min(kept, smallest);
+    smallest = V16::min(V16::choose_count_below(above, most, largest[g], smallest), smallest);
   }
   return -V16::largest(V16::sub(V16::set(0.0F), smallest));
 }
@@ -153,17 +165,15 @@ inline void select_largest(const float* value, std::int32_t size, std::int32_t m
     select_by_insertion(value, size, most, chosen);
     return;
   }
-  alignas(64) float ranks[kMaxCandidates];
+  alignas(64) std::int32_t places[kMaxCandidates];
   for (std::int32_t i = count; i < round_to_lanes(count); ++i) {
     found[i] = -__builtin_inff();
   }
-  rank(found, count, ranks);
+  place(found, count, places);
   for (std::int32_t i = 0; i < count; ++i) {
-    const auto place = static_cast<std::int32_t>(ranks[i]);
-    if (place < most) {
-      chosen.value[place] = found[i];
-      chosen.id[place] = id[i];
-    }
+    const std::int32_t at = places[i] < most ? places[i] : kMaxChosen;  // a place of no interest, without a branch
+    chosen.value[at] = found[i];
+    chosen.id[at] = id[i];
   }
 }
 
@@ -200,17 +210,17 @@ inline float sum_of_best(const float* value, std::int32_t size, std::int32_t bes
 inline void keep_groups(float* value, std::int32_t size, const RouterOptions& options) {
   const std::int32_t members = size / options.groups;
   alignas(64) float score[kMaxGroups];
-  alignas(64) float ranks[kMaxGroups];
+  alignas(64) std::int32_t places[kMaxGroups];
   for (std::int32_t g = 0; g < options.groups; ++g) {
     score[g] = sum_of_best(value + g * members, members, options.group_best);
   }
   for (std::int32_t g = options.groups; g < round_to_lanes(options.groups); ++g) {
     score[g] = -__builtin_inff();
   }
-  rank(score, options.groups, ranks);
+  place(score, options.groups, places);
   const float masked = options.masked_zero ? 0.0F : -__builtin_inff();
   for (std::int32_t g = 0; g < options.groups; ++g) {
-    if (ranks[g] >= static_cast<float>(options.kept_groups)) {
+    if (places[g] >= options.kept_groups) {
       for (std::int32_t i = g * members; i < (g + 1) * members; ++i) {
         value[i] = masked;
       }
