@@ -134,6 +134,13 @@ struct V16 : Lanes<kLanes, V16> {
     return make(
         [&](int i) { return static_cast<std::int32_t>(to_bits(count.lane[i])) < end ? yes.lane[i] : no.lane[i]; });
   }
+  static std::int32_t sum_count(const V16& count) {
+    std::uint32_t sum = 0;
+    for (const float lane : count.lane) {
+      sum += to_bits(lane);
+    }
+    return static_cast<std::int32_t>(sum);
+  }
   static void store_count(std::int32_t* p, const V16& count) {
     for (int i = 0; i < kLanes; ++i) {
       p[i] = static_cast<std::int32_t>(to_bits(count.lane[i]));
@@ -156,6 +163,17 @@ struct V16 : Lanes<kLanes, V16> {
       bits |= a.lane[i] >= b.lane[i] ? 1U << i : 0U;
     }
     return bits;
+  }
+  // Writes the lanes of a that are at least b's, and `first` + their number, one after the other; there must be room for
+  // all 16. Returns how many they are.
+  static std::int32_t pack_at_least(float* values, std::int32_t* ids, const V16& a, const V16& b, std::int32_t first) {
+    std::int32_t count = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      values[count] = a.lane[i];
+      ids[count] = first + i;
+      count += a.lane[i] >= b.lane[i] ? 1 : 0;
+    }
+    return count;
   }
   // Over all lanes, none of them NaN.
   static float largest(const V16& a) {

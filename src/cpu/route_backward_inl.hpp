@@ -174,8 +174,8 @@ inline void return_token(const RouteBackwardArgs& r, Return& token) {
   float largest = 0.0F;
   if (dense || r.gradients->chosen_logit == nullptr) {
     const std::int64_t element = r.logits_type == DType::f32 ? 4 : 2;
-    largest = load_row(options, static_cast<const std::byte*>(r.logits) + token.t * r.stride * element, r.logits_type,
-                       token.l);
+    largest = V16::largest(load_row(options, static_cast<const std::byte*>(r.logits) + token.t * r.stride * element,
+                                    r.logits_type, token.l));
     gather(token.l, token.id, options.topk, token.logit);
   } else {
     for (std::int32_t s = 0; s < round_to_lanes(options.topk); ++s) {

@@ -94,9 +94,9 @@ inline bool is_transformed(const RouterOptions& options) {
 
 inline V16 without_nan(V16 value) { return V16::max(value, V16::set(-__builtin_inff())); }
 
-// One token's logits → a row, and the largest of them.
+// One token's logits → a row, and the largest of those whose number is 0, 1, … modulo kLanes.
 template <DType kType, bool kTransform>
-inline float load_row_as(const RouterOptions& options, const void* logits, const Row& row) {
+inline V16 load_row_as(const RouterOptions& options, const void* logits, const Row& row) {
   V16 largest = V16::set(-__builtin_inff());
   for (std::int32_t at = 0; at < row.size; at += kLanes) {
     const std::int32_t left = row.size - at;
@@ -114,10 +114,10 @@ inline float load_row_as(const RouterOptions& options, const void* logits, const
     }
     largest = V16::max(largest, value);
   }
-  return V16::largest(largest);
+  return largest;
 }
 
-inline float load_row(const RouterOptions& options, const void* logits, DType dtype, const Row& row) {
+inline V16 load_row(const RouterOptions& options, const void* logits, DType dtype, const Row& row) {
   if (is_transformed(options)) {
     switch (dtype) {
       case DType::f32:

@@ -46,20 +46,7 @@ __attribute__((noinline)) void select_by_insertion(const float* value, std::int3
   }
 }
 
-// How many of values [count] are larger than each. Values are padded to whole blocks; the padding's ranks mean nothing.
-inline void rank(const float* value, std::int32_t count, std::int32_t* ranks) {
-  for (std::int32_t at = 0; at < count; at += kLanes) {
-    const V16 own = V16::load(value + at);
-    V16 larger = V16::set(0.0F);
-    for (std::int32_t j = 0; j < count; ++j) {
-      larger = V16::count_less(larger, own, V16::set(value[j]));
-    }
-    V16::store_count(ranks + at, larger);
-  }
-}
-
-// Equal values share a rank, and the sum of all ranks is smaller than without: each is moved behind its equals of lower
-// index.
+// Equal values share a rank: each is moved behind its equals of lower index.
 __attribute__((noinline)) void part_equals(const float* value, std::int32_t count, std::int32_t* ranks) {
   for (std::int32_t i = 0; i < count; ++i) {
     for (std::int32_t j = 0; j < i; ++j) {
@@ -68,23 +55,31 @@ __attribute__((noinline)) void part_equals(const float* value, std::int32_t coun
   }
 }
 
-// Places 0..count-1 in descending order, the lower index first.
+// Places of values [count] in descending order, the lower index first: 0..count-1. Values are padded with −inf to whole
+// blocks, which come last: whole blocks have loops of few lengths, which a processor can foresee.
 inline void place(const float* value, std::int32_t count, std::int32_t* places) {
-  rank(value, count, places);
+  const std::int32_t padded = round_to_lanes(count);
   std::int32_t sum = 0;
-  for (std::int32_t i = 0; i < count; ++i) {
-    sum += places[i];
+  for (std::int32_t at = 0; at < padded; at += kLanes) {
+    const V16 own = V16::load(value + at);
+    V16 larger = V16::set(0.0F);
+    for (std::int32_t block = 0; block < padded; block += kLanes) {
+      for (std::int32_t j = block; j < block + kLanes; ++j) {
+        larger = V16::count_less(larger, own, V16::set(value[j]));
+      }
+    }
+    V16::store_count(places + at, larger);
+    sum += V16::sum_count(larger);
   }
-  if (sum != count * (count - 1) / 2) {
-    part_equals(value, count, places);
+  // Without equals the ranks of `count` values are 0..count-1, and the padding's are `count`.
+  if (sum != count * (count - 1) / 2 + (padded - count) * count) {
+    part_equals(value, padded, places);
   }
 }
 
-// A value that at least `most` elements of the row reach, close to the most-th largest of them: the most-th largest of
-// the maxima of kGroups · kLanes classes of elements.
+// Of kGroups · kLanes classes of elements, the largest of each.
 template <int kGroups>
-inline float reached_by(const float* value, std::int32_t padded, std::int32_t most) {
-  V16 largest[kGroups];
+inline void class_maxima(const float* value, std::int32_t padded, V16* largest) {
   for (int g = 0; g < kGroups; ++g) {
     largest[g] = V16::load(value + g * kLanes);
   }
@@ -97,6 +92,11 @@ inline float reached_by(const float* value, std::int32_t padded, std::int32_t mo
   for (; at < padded; at += kLanes) {
     largest[0] = V16::max(largest[0], V16::load(value + at));
   }
+}
+
+// The most-th largest of the maxima: at least `most` elements reach it, and not many more.
+template <int kGroups>
+inline float reached_by(const V16* largest, std::int32_t most) {
   alignas(64) float maxima[kGroups * kLanes];
   for (int g = 0; g < kGroups; ++g) {
     V16::store(maxima + g * kLanes, largest[g]);
@@ -112,11 +112,18 @@ inline float reached_by(const float* value, std::int32_t padded, std::int32_t mo
   return -V16::largest(V16::sub(V16::set(0.0F), smallest));
 }
 
-// Half as many classes as are wanted pass on average some twice as many elements as are wanted, and ranking all maxima
-// costs the square of their number.
+template <int kGroups>
 inline float reached_by(const float* value, std::int32_t padded, std::int32_t most) {
-  if (most <= 12 && padded >= 2 * kLanes) {
-    return reached_by<1>(value, padded, most);
+  V16 largest[kGroups];
+  class_maxima<kGroups>(value, padded, largest);
+  return reached_by<kGroups>(largest, most);
+}
+
+// So many classes that some 1.3 to 2 times as many elements pass as are wanted (E elements until k of c classes are met:
+// c · (H(c) − H(c − k))); ranking the maxima costs the square of their number.
+inline float reached_by(const float* value, std::int32_t padded, std::int32_t most, V16 maxima) {
+  if (most <= 12) {
+    return padded < 2 * kLanes ? -__builtin_inff() : reached_by<1>(&maxima, most);
   }
   if (most <= 28 && padded >= 4 * kLanes) {
     return reached_by<2>(value, padded, most);
@@ -124,53 +131,29 @@ inline float reached_by(const float* value, std::int32_t padded, std::int32_t mo
   if (most <= 56 && padded >= 8 * kLanes) {
     return reached_by<4>(value, padded, most);
   }
-  if (padded >= 16 * kLanes) {
-    return reached_by<8>(value, padded, most);
-  }
-  return -__builtin_inff();
+  return padded < 16 * kLanes ? -__builtin_inff() : reached_by<8>(value, padded, most);
 }
 
-// Elements that reach `bound`, in ascending order; −1 if they are more than kMaxCandidates.
-inline std::int32_t collect(const float* value, std::int32_t size, float bound, float* found, std::int32_t* id) {
-  constexpr std::int32_t kBits = 4 * kLanes;
-  const V16 border = V16::set(bound);
-  std::int32_t count = 0;
-  for (std::int32_t at = 0; at < size; at += kBits) {
-    std::uint64_t bits = 0;
-    for (std::int32_t block = 0; block < 4 && at + block * kLanes < size; ++block) {
-      bits |= static_cast<std::uint64_t>(V16::at_least(V16::load(value + at + block * kLanes), border))
-              << (block * kLanes);
-    }
-    if (size - at < kBits) {
-      bits &= (std::uint64_t{1} << (size - at)) - 1;
-    }
-    if (count + __builtin_popcountll(bits) > kMaxCandidates) {
-      return -1;
-    }
-    for (; bits != 0; bits &= bits - 1) {
-      const std::int32_t e = at + __builtin_ctzll(bits);
-      id[count] = e;
-      found[count++] = value[e];
-    }
-  }
-  return count;
-}
-
-// The `most` largest of value [size], padded, 1 <= most <= size; the lower id first where they are equal.
-inline void select_largest(const float* value, std::int32_t size, std::int32_t most, Chosen& chosen) {
-  alignas(64) float found[kMaxCandidates];
-  std::int32_t id[kMaxCandidates];
-  const std::int32_t count = collect(value, size, reached_by(value, round_to_lanes(size), most), found, id);
-  if (count < 0) {
-    select_by_insertion(value, size, most, chosen);
-    return;
-  }
+// The `most` largest of value [size], padded, 1 <= most <= size; the lower id first where they are equal. maxima: the
+// largest of the elements whose number is 0, 1, … modulo kLanes.
+inline void select_largest(const float* value, std::int32_t size, std::int32_t most, V16 maxima, Chosen& chosen) {
+  alignas(64) float found[kMaxCandidates + kLanes];
+  std::int32_t id[kMaxCandidates + kLanes];
   alignas(64) std::int32_t places[kMaxCandidates];
-  for (std::int32_t i = count; i < round_to_lanes(count); ++i) {
-    found[i] = -__builtin_inff();
+  const std::int32_t padded = round_to_lanes(size);
+  const V16 bound = V16::set(reached_by(value, padded, most, maxima));
+  std::int32_t count = 0;
+  for (std::int32_t at = 0; at < padded; at += kLanes) {
+    count += V16::pack_at_least(found + count, id + count, V16::load(value + at), bound, at);
+    if (count > kMaxCandidates) {
+      select_by_insertion(value, size, most, chosen);
+      return;
+    }
   }
+  const V16 lowest = V16::set(-__builtin_inff());
+  V16::store(found + count, lowest);
   place(found, count, places);
-  for (std::int32_t i = 0; i < count; ++i) {
+  for (std::int32_t i = 0; i < round_to_lanes(count); ++i) {
     const std::int32_t at = places[i] < most ? places[i] : kMaxChosen;  // a place of no interest, without a branch
     chosen.value[at] = found[i];
     chosen.id[at] = id[i];
