@@ -257,7 +257,7 @@ struct V16 : Lanes<kLanes, V16> {
 namespace switchyard {
 
 extern const Kernels kKernelsPlain;
-const Kernels kKernelsPlain{Isa::plain, gemm, route,    route_backward, histogram,
-                            combine,    read, peak_fma, nullptr,        nullptr};
+const Kernels kKernelsPlain{Isa::plain, gemm, route,    route_backward, histogram, combine,
+                            accumulate, read, peak_fma, nullptr,        nullptr};
 
 }  // namespace switchyard
