@@ -29,13 +29,14 @@ class Emulated : public testing::TestWithParam<const Kernels*> {
 TEST_P(Emulated, GemmGivesTheBitsOfPlain) {
   constexpr std::int64_t kDepth = 70;
   for (const Math math : {Math::f32, Math::widened, Math::bf16}) {
-    for (const bool gated : {false, true}) {
+    const ExpertFunction silu;
+    for (const ExpertFunction* function : {static_cast<const ExpertFunction*>(nullptr), &silu}) {
       for (const std::int64_t rows : {1, 2, 5, 7, 9, 12, 13, 14, 27, 40}) {
         const auto x = kernel_runs::normal_values(static_cast<std::size_t>(rows * kDepth), 1);
         const auto weight = kernel_runs::normal_values(37 * kDepth, 2);
-        EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, kDepth, gated),
-                  kernel_runs::gemm(kKernelsPlain, math, x, weight, kDepth, gated))
-            << "math " << static_cast<int>(math) << " rows " << rows << " gated " << gated;
+        EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, kDepth, function),
+                  kernel_runs::gemm(kKernelsPlain, math, x, weight, kDepth, function))
+            << "math " << static_cast<int>(math) << " rows " << rows << " function " << (function != nullptr);
       }
     }
     constexpr std::int64_t kDeep = 2080;  // several blocks of every arithmetic

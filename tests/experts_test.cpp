@@ -127,7 +127,7 @@ TEST(Pack, RoundsToBf16AtEveryKindOfMiddle) {
 TEST(ExpertWeights, AsksForOneExpertAtATimeAscending) {
   const std::vector<float> weight(12 * 20, 0.5F);
   std::int32_t asked = 0;
-  const ExpertWeights weights({5, 20, 12, Activation::silu}, Format::bf16, [&](std::int32_t expert) {
+  const ExpertWeights weights({5, 20, 12, {}}, Format::bf16, [&](std::int32_t expert) {
     EXPECT_EQ(expert, asked++);
     const WeightView up{weight.data(), DType::f32, 20, 1};
     return ExpertTensors{up, up, {weight.data(), DType::f32, 12, 1}};
@@ -152,12 +152,12 @@ void expect_refused(const ExpertShape& shape, const WeightView& view, const char
 TEST(ExpertWeights, RefusesWhatCannotBe) {
   const float one = 1;
   const WeightView view{&one, DType::f32, 1, 1};
-  expect_refused({0, 4, 4, Activation::silu}, view,
+  expect_refused({0, 4, 4, {}}, view,
                  "experts: found 0 experts, hidden 4 and ffn 4, expected 1..65536 experts and sizes of 1..2147483648");
-  expect_refused({1, 1, 1, Activation::silu}, {}, "experts: gate has no data");
-  expect_refused({1, 1, 1, Activation::silu}, {&one, DType::i8, 1, 1},
-                 "experts: gate is i8, expected f32, bf16 or f16");
-  expect_refused({1, 1, 1, Activation{9}}, view, "experts: found activation 9, expected silu (0)");
+  expect_refused({1, 1, 1, {}}, {}, "experts: gate has no data");
+  expect_refused({1, 1, 1, {}}, {&one, DType::i8, 1, 1}, "experts: gate is i8, expected f32, bf16 or f16");
+  expect_refused({1, 1, 1, {.activation = Activation{9}}}, view,
+                 "experts: found activation 9, expected silu (0) .. softcapped (8)");
 }
 
 }  // namespace

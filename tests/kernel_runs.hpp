@@ -24,11 +24,13 @@ inline std::vector<std::uint32_t> bits_of(const std::vector<float>& values) {
   return bits;
 }
 
-// rows [*, depth] · weight [*, depth]ᵀ; gated: silu(rows · weightᵀ) · (rows · weightᵀ).
+// rows [*, depth] · weight [*, depth]ᵀ; with a function, which takes weight for the gate's and for up's: h.
 inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const std::vector<float>& rows,
-                                       const std::vector<float>& weight, std::int64_t depth, bool gated = false) {
+                                       const std::vector<float>& weight, std::int64_t depth,
+                                       const ExpertFunction* function = nullptr) {
   const std::int64_t count = static_cast<std::int64_t>(rows.size()) / depth;
   const std::int64_t features = static_cast<std::int64_t>(weight.size()) / depth;
+  const bool gated = function != nullptr && function->gated;
   PackedMatrices packed(1, features, depth, gated, math == Math::f32 ? Format::f32 : Format::bf16);
   const WeightView view{weight.data(), DType::f32, depth, 1};
   packed.pack(0, view, view, Threads::pool(1));
@@ -45,10 +47,10 @@ inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const 
   args.panel_bytes = packed.panel_bytes();
   args.panel_end = packed.panels();
   args.padded_depth = packed.padded_depth();
+  args.function = function;
   args.out = out.data();
   args.out_type = DType::f32;
   args.out_stride = packed.out_width();
-  args.gated = gated;
   args.scratch = static_cast<std::byte*>(scratch.data());
   kernels.gemm(args);
   return bits_of(out);

@@ -31,6 +31,45 @@ inline V16 sigmoid(V16 x) {
 
 inline V16 silu(V16 x) { return V16::div(x, V16::add(V16::set(1.0F), exp(V16::sub(V16::set(0.0F), x)))); }
 
+inline V16 negative(V16 x) { return V16::sub(V16::set(0.0F), x); }
+inline V16 magnitude(V16 x) { return V16::choose_less(x, V16::set(0.0F), negative(x), x); }
+
+// As in Cephes' tanhf.
+inline V16 tanh(V16 x) {
+  const V16 one = V16::set(1.0F);
+  const V16 size = magnitude(x);
+  const V16 square = V16::mul(x, x);
+  V16 p = V16::set(-5.70498872745e-3F);
+  p = V16::fma(p, square, V16::set(2.06390887954e-2F));
+  p = V16::fma(p, square, V16::set(-5.37397155531e-2F));
+  p = V16::fma(p, square, V16::set(1.33314422036e-1F));
+  p = V16::fma(p, square, V16::set(-3.33332819422e-1F));
+  const V16 near_zero = V16::fma(V16::mul(p, square), x, x);
+  const V16 far = V16::sub(one, V16::div(V16::set(2.0F), V16::add(exp(V16::add(size, size)), one)));
+  const V16 with_sign = V16::choose_less(x, V16::set(0.0F), negative(far), far);
+  return V16::choose_less(size, V16::set(0.625F), near_zero, with_sign);
+}
+
+// Elements [at, at + kLanes) of a row of f32 or bf16 as f32, zero from `end` on.
+inline V16 load_elements(const void* row, DType type, std::int64_t at, std::int64_t end) {
+  if (at >= end) {
+    return V16::set(0.0F);
+  }
+  if (type == DType::f32) {
+    const float* from = static_cast<const float*>(row) + at;
+    return at + kLanes <= end ? V16::load(from) : V16::load_part(from, end - at, 0.0F);
+  }
+  const std::uint16_t* from = static_cast<const std::uint16_t*>(row) + at;
+  if (at + kLanes <= end) {
+    return V16::load_bf16(from);
+  }
+  alignas(64) std::uint16_t part[kLanes] = {};
+  for (std::int64_t i = 0; i < end - at; ++i) {
+    part[i] = from[i];
+  }
+  return V16::load_bf16(part);
+}
+
 // A fixed tree over the virtual lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
 inline float sum_lanes(V16 value) {
   alignas(64) float lane[kLanes];

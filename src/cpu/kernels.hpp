@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "switchyard/activation.hpp"
 #include "switchyard/cpu.hpp"
 #include "switchyard/route.hpp"
 #include "switchyard/types.hpp"
@@ -38,6 +39,7 @@ struct GemmArgs {
   DType rows_type;
   std::int64_t rows_stride;
   const std::int64_t* row_index;
+  const float* row_scale;  // [row_count], multiplies what row i reads, rounded to the math's type once; or null
   std::int64_t row_count;
   std::int64_t depth;
   // Panels panel_begin .. panel_end of one packed matrix.
@@ -46,11 +48,13 @@ struct GemmArgs {
   std::int64_t panel_begin;
   std::int64_t panel_end;
   std::int64_t padded_depth;
-  // out [row_count, all features padded to the panel]. Gated: act(gate) * up, half as wide, f32 or bf16. Else f32.
+  const float* bias;  // [panels, kPanel], added to the finished sums, or null
+  // Applied to the sums (or null), its fields checked. The panels are gated if it is.
+  const ExpertFunction* function;
+  // out [row_count, all features padded to the panel]; gated: half as wide. f32, or bf16 with a function.
   void* out;
   DType out_type;
   std::int64_t out_stride;
-  bool gated;
   std::byte* scratch;  // gemm_scratch_bytes, aligned to 64
 };
 

@@ -49,6 +49,7 @@ void run_experts(const ExpertRows& rows, ConstMatrix x, const LayerOptions& opti
   up.math = math_of(options);
   up.rows = x;
   up.row_index = rows.row_index;
+  up.function = &weights.shape.function;
   up.out = rows.h;
   up.out_type = options.activations;
   run_grouped(up, memory, kernels, options.threads);
@@ -58,6 +59,7 @@ void run_experts(const ExpertRows& rows, ConstMatrix x, const LayerOptions& opti
   down.rows = {rows.h, options.activations, rows.offset[weights.shape.experts], weights.shape.ffn};
   down.rows.stride = weights.up.out_width();
   down.row_index = nullptr;
+  down.function = nullptr;
   down.out = rows.out;
   down.out_type = DType::f32;
   run_grouped(down, memory, kernels, options.threads);
