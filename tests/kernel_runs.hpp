@@ -113,8 +113,22 @@ inline std::vector<std::uint32_t> combine(const Kernels& kernels, std::int64_t h
     slot_to_row[slot] = slot % 2 == 0 ? static_cast<std::int64_t>(slot) : -1;
   }
   std::vector<std::uint32_t> out(static_cast<std::size_t>(kTokens * hidden));
-  kernels.combine({rows.data(), width, slot_to_row.data(), weight.data(), kTopk, shared.data(), width, gates.data(), 1,
-                   kTokens, hidden, out.data(), out_type, hidden});
+  CombineArgs args{};
+  args.rows = rows.data();
+  args.rows_stride = width;
+  args.slot_to_row = slot_to_row.data();
+  args.weight = weight.data();
+  args.topk = kTopk;
+  args.shared = shared.data();
+  args.shared_stride = width;
+  args.gate_logits = gates.data();
+  args.gate_stride = 1;
+  args.count = kTokens;
+  args.hidden = hidden;
+  args.out = out.data();
+  args.out_type = out_type;
+  args.out_stride = hidden;
+  kernels.combine(args);
   return out;
 }
 

@@ -74,17 +74,30 @@ struct RouteArgs {
   float* weight;
 };
 
-// y[t] = Σ_s weight[t,s] · rows[slot_to_row[t,s]] + shared_gate[t] · shared[t], in this order.
+// In slot_to_row: the slot has no row. An identity expert's slot stands for the token itself.
+inline constexpr std::int64_t kOffRow = -1;
+inline constexpr std::int64_t kIdentityRow = -2;
+
+// y[t] = start[t] + Σ_s weight[t,s] · row(t,s) + shared_factor[t] · shared[t] + bias, in this order; row(t,s) is
+// rows[slot_to_row[t,s]] or x[t].
 struct CombineArgs {
+  const float* start;  // [count, hidden] or null: zeros
+  std::int64_t start_stride;
   const float* rows;
   std::int64_t rows_stride;
-  const std::int64_t* slot_to_row;  // [count, topk], −1: off
+  const std::int64_t* slot_to_row;  // [count, topk], kOffRow or kIdentityRow where there is no row
   const float* weight;              // [count, topk]
+  bool weighted_rows;               // the rows have their weights already; x has not
   std::int32_t topk;
+  const void* x;  // [count, hidden], read for identity experts alone
+  DType x_type;
+  std::int64_t x_stride;
   const float* shared;  // [count, hidden] or null
   std::int64_t shared_stride;
-  const float* gate_logits;  // one per token at gate_stride, sigmoid is applied; null: 1
+  float shared_scale;        // the factor without gate_logits
+  const float* gate_logits;  // one per token at gate_stride, the factor is its sigmoid; or null
   std::int64_t gate_stride;
+  const float* bias;  // [hidden] or null
   std::int64_t count;
   std::int64_t hidden;
   void* out;
