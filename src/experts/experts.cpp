@@ -59,8 +59,8 @@ void check_tensors(std::int32_t expert, const ExpertTensors& tensors, const Expe
        {Bias{"gate bias", tensors.gate_bias, first.gate_bias}, Bias{"up bias", tensors.up_bias, first.up_bias},
         Bias{"down bias", tensors.down_bias, first.down_bias}}) {
     if ((bias.view.data == nullptr) != (bias.first.data == nullptr)) {
-      fail(Code::invalid_argument, "experts: expert {} has {} {}, expected the same as expert 0", expert,
-           bias.view.data == nullptr ? "no" : "a", bias.name);
+      fail(Code::invalid_argument, "experts: found expert {} {} {}, expected the same as expert 0", expert,
+           bias.view.data == nullptr ? "without" : "with", bias.name);
     }
     if (bias.view.data != nullptr) {
       check_weight(bias.view, bias.name);
