@@ -5,7 +5,8 @@
 
 namespace switchyard {
 
-// The function between the two GEMMs. g and u are what gate and up give, L is `limit`, a is `alpha`; clamps pass NaN on.
+// The function between the two GEMMs, fp32. g and u are what gate and up give, L is `limit`, a is `alpha`; clamps pass
+// NaN on.
 enum class Activation : std::int32_t {
   silu = 0,          // g / (1 + exp(−g)) · u
   gelu = 1,          // g · Φ(g) · u, by the error function
@@ -21,8 +22,8 @@ enum class Activation : std::int32_t {
 struct ExpertFunction {
   Activation activation = Activation::silu;
   bool gated = true;   // false: there is no gate, u is 1 and g what `up` gives; the first five only
-  float limit = 0.0F;  // > 0 where L stands above
-  float alpha = 0.0F;  // > 0 where a stands above
+  float limit = 0.0F;  // > 0 and finite where L stands above
+  float alpha = 0.0F;  // > 0 and finite where a stands above
 
   bool operator==(const ExpertFunction&) const = default;
 };

@@ -18,8 +18,9 @@ enum class Format : std::int32_t { f32 = 0, bf16 = 1 };
 
 SWITCHYARD_API const char* format_name(Format format) noexcept;
 
-// One expert as the checkpoint has it. gate and up [F,H], down [H,F]; biases [F], [F] and [H], element o at
-// data + o · out_stride, no data: none. `gate` and `gate_bias` are not looked at without a gate.
+// One expert as the checkpoint has it. gate and up [F,H], down [H,F]; biases [F], [F] and [H], element o at data + o ·
+// out_stride elements, no data: none, and then for no expert. Biases are packed as f32. `gate` and `gate_bias` are not
+// looked at without a gate.
 struct ExpertTensors {
   WeightView gate;
   WeightView up;
