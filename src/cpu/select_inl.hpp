@@ -192,7 +192,8 @@ inline float sum_of_best(const float* value, std::int32_t size, std::int32_t bes
     sum = V16::largest(first);
     if (best == 2) {
       const V16 largest = V16::set(sum);
-      const bool twice = __builtin_popcount(V16::at_least(first, largest)) > 1;
+      const std::uint32_t lanes = V16::at_least(first, largest);
+      const bool twice = (lanes & (lanes - 1)) != 0;
       sum += twice ? sum : V16::largest(V16::choose_equal(first, largest, second, first));
     }
   }
