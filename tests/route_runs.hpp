@@ -46,8 +46,10 @@ constexpr std::int32_t kCountedBefore = 3;  // in every bin of the histogram
 class Guarded {
  public:
   Guarded() = default;
-  Guarded(std::size_t bytes, int poison) : all_(bytes + 2 * kGuard, std::byte{0xa5}), bytes_(bytes) {
-    std::memset(data(), poison, bytes);
+  Guarded(std::size_t bytes, int poison) : bytes_(bytes) {
+    all_.insert(all_.end(), kGuard, std::byte{0xa5});
+    all_.insert(all_.end(), bytes, static_cast<std::byte>(poison));
+    all_.insert(all_.end(), kGuard, std::byte{0xa5});
   }
   std::byte* data() { return all_.data() + kGuard; }
   std::vector<std::byte> content() const {
