@@ -40,6 +40,11 @@ constexpr unsigned bit(Output output) { return 1U << output; }
 constexpr unsigned kRouting = bit(expert) | bit(weight);
 constexpr unsigned kUsual = bit(cutoff) - 1;  // all but what asks for K < E, no groups and nothing forced
 constexpr unsigned kEverything = bit(kOutputs) - 1;
+// A histogram needs a score of each expert alone.
+inline unsigned everything_of(Score score) {
+  const bool over_all = score == Score::softmax || score == Score::sparsemixer;
+  return over_all ? kEverything & ~bit(histogram) : kEverything;
+}
 constexpr std::int32_t kCountedBefore = 3;  // in every bin of the histogram
 
 // Bytes between guards.
