@@ -47,7 +47,7 @@ SWITCHYARD_API const char* switchyard_score_name(switchyard_score score);
 
 /* How logits become a routing.
  *
- *   l         = logit_scale * logit + logit_bias, and then softcap * tanh(l / softcap)
+ *   l         = logit_scale * logit + logit_bias, rounded to bf16 with round_logits, then softcap * tanh(l / softcap)
  *   score     = switchyard_score of l
  *   selection = score + selection_bias, what experts are chosen by
  *   weight    = chosen(score), normalised, * scale * expert_scale
@@ -74,6 +74,8 @@ typedef struct switchyard_router_options {
   const float* logit_bias;               /* [E] or NULL */
   float jitter;                          /* of SWITCHYARD_SCORE_SPARSEMIXER; 0: 0.01; less than 0: none */
   switchyard_order order;
+  int32_t round_logits; /* 1: l is rounded to bf16 before the soft cap */
+  int32_t reserved;     /* 0 */
   /* Table routing: the experts of a token are row token_id of table [table_rows,K] (i16, i32 or i64), in that order;
    * groups and bias choose nothing then. */
   switchyard_const_array table;
@@ -116,7 +118,7 @@ typedef struct switchyard_route_outputs {
   int64_t* valid_count;         /* [S]: valid tokens */
   /* Quantile Balancing: the (K+1)-th largest selection [T], -inf for padding; and, [E,bins], for every valid token and
    * expert the bin of cutoff - score among equal ones from qb_lower to qb_upper, the outer ones open. Both need K < E,
-   * no groups and nothing forced. */
+   * no groups and nothing given, the histogram a score that is not a softmax. */
   float* cutoff;
   int32_t* histogram;
   float qb_lower;

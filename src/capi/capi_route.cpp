@@ -25,7 +25,7 @@ static_assert(kMaxTopk == SWITCHYARD_MAX_TOPK && kMaxExperts == SWITCHYARD_MAX_E
               kMaxGroups == SWITCHYARD_MAX_GROUPS && kMaxTokens == SWITCHYARD_MAX_TOKENS);
 
 // The first version of the structs that may grow: 64-bit, nothing unused at the end that a new field could fall into.
-static_assert(sizeof(switchyard_router_options) == 120 && sizeof(switchyard_route_inputs) == 72 &&
+static_assert(sizeof(switchyard_router_options) == 128 && sizeof(switchyard_route_inputs) == 72 &&
               sizeof(switchyard_route_outputs) == 144 && sizeof(switchyard_route_gradients) == 72 &&
               sizeof(switchyard_balance_terms) == 56 && sizeof(switchyard_load) == 32);
 
@@ -93,6 +93,7 @@ RouterOptions to_router(const switchyard_router_options* options) {
     return {};
   }
   const switchyard_router_options from = read_struct(options, "router: options");
+  check_reserved(from.reserved, "router: options.reserved");
   RouterOptions result;
   result.topk = from.topk;
   result.score = static_cast<Score>(from.score);
@@ -110,6 +111,7 @@ RouterOptions to_router(const switchyard_router_options* options) {
   result.logit_scale = or_one(from.logit_scale);
   result.logit_bias = from.logit_bias;
   result.softcap = from.softcap;
+  result.round_logits = from.round_logits != 0;
   result.jitter = from.jitter == 0.0F ? kDefaultJitter : from.jitter < 0.0F ? 0.0F : from.jitter;
   result.order = static_cast<Order>(from.order);
   result.table = to_array(from.table, "router: options.table");
@@ -134,6 +136,7 @@ switchyard_router_options from_router(const RouterOptions& options) {
   result.expert_scale = options.expert_scale;
   result.logit_scale = options.logit_scale;
   result.softcap = options.softcap;
+  result.round_logits = options.round_logits ? 1 : 0;
   result.logit_bias = options.logit_bias;
   result.jitter = options.jitter == 0.0F ? -1.0F : options.jitter;
   result.order = static_cast<switchyard_order>(options.order);

@@ -62,8 +62,8 @@ struct Family {
   Keys hidden = {"hidden_size"};
   Keys ffn = {};
   Keys shared_ffn = {};
-  const char* shared_count = nullptr;   // the shared expert is this many times as wide as a routed one
-  const char* normalize_key = nullptr;  // null: `normalize` always
+  const char* shared_count = nullptr;     // the shared expert is this many times as wide as a routed one
+  const char* normalize_key = nullptr;    // null: `normalize` always
   Normalize normalize = Normalize::none;  // without the key
   Score score = Score::softmax;
   float epsilon = 0;

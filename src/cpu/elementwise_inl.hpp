@@ -3,14 +3,15 @@
 namespace switchyard {
 namespace {
 
-// exp as in Cephes' expf: 2^n · p(r), x = n ln 2 + r; 0 below −86.6 (the smallest normal results) and inf
-// above 88.7228.
-inline V16 exp(V16 x) {
+// The lowest x whose exp counts: below it results would not be normal, and are 0.
+constexpr float kLowestExp = -86.6F;
+
+// exp(x) = p · 2^n, x = n ln 2 + r, as in Cephes' expf; n + 1.5 · 2^23 in `shifted`.
+inline V16 exp_fraction(V16 x, V16& shifted) {
   const V16 magic = V16::set(12582912.0F);  // 1.5 · 2^23: adding it leaves the nearest integer in the low bits
-  const V16 clamped = V16::min(V16::set(88.7228F), V16::max(V16::set(-86.6F), x));
-  const V16 shifted = V16::fma(clamped, V16::set(1.44269504F), magic);
+  shifted = V16::fma(x, V16::set(1.44269504F), magic);
   const V16 n = V16::sub(shifted, magic);
-  V16 r = V16::fma(n, V16::set(-0.693359375F), clamped);
+  V16 r = V16::fma(n, V16::set(-0.693359375F), x);
   r = V16::fma(n, V16::set(2.12194440e-4F), r);
   V16 p = V16::set(1.9875691500e-4F);
   p = V16::fma(p, r, V16::set(1.3981999507e-3F));
@@ -18,10 +19,25 @@ inline V16 exp(V16 x) {
   p = V16::fma(p, r, V16::set(4.1665795894e-2F));
   p = V16::fma(p, r, V16::set(1.6666665459e-1F));
   p = V16::fma(p, r, V16::set(5.0000001201e-1F));
-  p = V16::fma(p, V16::mul(r, r), V16::add(r, V16::set(1.0F)));
+  return V16::fma(p, V16::mul(r, r), V16::add(r, V16::set(1.0F)));
+}
+
+// inf above 88.7228.
+inline V16 exp(V16 x) {
+  const V16 lowest = V16::set(kLowestExp);
+  V16 shifted;
+  const V16 p = exp_fraction(V16::min(V16::set(88.7228F), V16::max(lowest, x)), shifted);
   const V16 scaled = V16::mul(V16::mul(p, V16::power_below(shifted)), V16::set(2.0F));
-  return V16::choose_less(x, V16::set(-86.6F), V16::set(0.0F),
+  return V16::choose_less(x, lowest, V16::set(0.0F),
                           V16::choose_less(V16::set(88.7228F), x, V16::set(__builtin_inff()), scaled));
+}
+
+// The same for x <= 0.
+inline V16 exp_nonpositive(V16 x) {
+  const V16 lowest = V16::set(kLowestExp);
+  V16 shifted;
+  const V16 p = exp_fraction(V16::max(lowest, x), shifted);
+  return V16::choose_less(x, lowest, V16::set(0.0F), V16::mul(p, V16::power(shifted)));
 }
 
 inline V16 sigmoid(V16 x) {
@@ -30,28 +46,6 @@ inline V16 sigmoid(V16 x) {
 }
 
 inline V16 silu(V16 x) { return V16::div(x, V16::add(V16::set(1.0F), exp(V16::sub(V16::set(0.0F), x)))); }
-
-// A fixed tree over the virtual lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
-inline float sum_lanes(V16 value) {
-  alignas(64) float lane[kLanes];
-  V16::store(lane, value);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) {
-      lane[i] += lane[i + width];
-    }
-  }
-  return lane[0];
-}
-
-inline float max_lanes(V16 value) {
-  alignas(64) float lane[kLanes];
-  V16::store(lane, value);
-  float largest = lane[0];
-  for (int i = 1; i < kLanes; ++i) {
-    largest = lane[i] > largest ? lane[i] : largest;
-  }
-  return largest;
-}
 
 }  // namespace
 }  // namespace switchyard

@@ -59,15 +59,67 @@ constexpr std::size_t gemm_scratch_bytes(std::int64_t rows, std::int64_t padded_
   return static_cast<std::size_t>(rows * (padded_depth + kPanel)) * sizeof(float);
 }
 
-// Tokens of logits [count, experts] → expert and weight [count, topk]; see switchyard/route.hpp for the rules.
+// What scores for balance losses add to a sum of scores before they divide by it.
+inline constexpr float kAuxEpsilon = 1e-20F;
+// Rows of scratch, each as long as the experts padded to kLanes, for routing and its gradient.
+inline constexpr std::int64_t kRouteRows = 3;
+
+// Whether balance losses see the softmax of the logits.
+constexpr bool has_softmax_aux(Score score) {
+  return score == Score::softmax || score == Score::logit || score == Score::sparsemixer;
+}
+
+// Tokens begin .. end of one sequence; see switchyard/route.hpp for the rules.
 struct RouteArgs {
-  const float* logits;
+  const void* logits;
+  DType logits_type;
   std::int64_t stride;
-  std::int64_t count;
   std::int32_t experts;
   const RouterOptions* options;
-  std::int32_t* expert;
-  float* weight;
+  const float* selection_bias;  // [E] or null
+  const RouteInputs* inputs;
+  const RouteOutputs* outputs;  // those of tokens; sums go to:
+  std::int64_t begin;
+  std::int64_t end;
+  std::int64_t* count;  // [E]; null: not wanted, as the others
+  double* score_sum;    // [E]
+  double* z_sum;
+  std::int64_t* valid_count;
+  float* scratch;  // kRouteRows rows, aligned to 64
+};
+
+struct RouteBackwardArgs {
+  const void* logits;  // null if chosen logits are enough
+  DType logits_type;
+  std::int64_t stride;
+  std::int32_t experts;
+  const RouterOptions* options;
+  const RouteInputs* inputs;
+  const RouteGradients* gradients;
+  std::int64_t sequence;
+  std::int64_t begin;
+  std::int64_t end;
+  void* dlogits;
+  DType dlogits_type;
+  std::int64_t dlogits_stride;
+  float* scratch;  // as for RouteArgs
+};
+
+// Bins of cutoff − score for experts begin .. begin + kLanes and all tokens.
+struct HistogramArgs {
+  const void* logits;
+  DType logits_type;
+  std::int64_t stride;
+  std::int64_t tokens;
+  std::int32_t experts;
+  const RouterOptions* options;
+  const std::uint8_t* valid;
+  const float* cutoff;
+  std::int64_t begin;
+  std::int32_t bins;
+  float lower;
+  float upper;
+  std::int32_t* histogram;
 };
 
 // y[t] = Σ_s weight[t,s] · rows[slot_to_row[t,s]] + shared_gate[t] · shared[t], in this order.
@@ -95,6 +147,8 @@ struct Kernels {
   Isa isa;
   void (*gemm)(const GemmArgs&);
   void (*route)(const RouteArgs&);
+  void (*route_backward)(const RouteBackwardArgs&);
+  void (*histogram)(const HistogramArgs&);
   void (*combine)(const CombineArgs&);
   // Adds up f32 at `data`; for measuring bandwidth.
   float (*read)(const float* data, std::int64_t count);

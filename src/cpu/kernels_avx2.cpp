@@ -1,4 +1,4 @@
-// AVX2 + FMA.
+// AVX2 + FMA + F16C.
 #include <immintrin.h>
 
 #include "cpu/kernels.hpp"
@@ -83,8 +83,33 @@ struct V16 {
     const __m256i high = _mm256_cmpgt_epi32(end, _mm256_add_epi32(lane, _mm256_set1_epi32(8)));
     return {_mm256_and_ps(a.low, _mm256_castsi256_ps(low)), _mm256_and_ps(a.high, _mm256_castsi256_ps(high))};
   }
-  // 2^(n − 1) from n + 1.5 · 2^23.
-  static V16 power_below(V16 shifted) { return {power(shifted.low), power(shifted.high)}; }
+  // 2^(n − 1) and 2^n from n + 1.5 · 2^23.
+  static V16 power_below(V16 shifted) { return {power(shifted.low, 126), power(shifted.high, 126)}; }
+  static V16 power(V16 shifted) { return {power(shifted.low, 127), power(shifted.high, 127)}; }
+  // a = mantissa · 2^exponent, mantissa in [1, 2), for positive normal a.
+  static V16 exponent(V16 a) { return {exponent(a.low), exponent(a.high)}; }
+  static V16 mantissa(V16 a) { return {mantissa(a.low), mantissa(a.high)}; }
+  static V16 sqrt(V16 a) { return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
+  // Bit i: lane i of a is at least b's.
+  static std::uint32_t at_least(V16 a, V16 b) {
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_GE_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
+    return static_cast<std::uint32_t>(low | high << 8);
+  }
+  // Over all lanes, none of them NaN.
+  static float largest(V16 a) {
+    const __m256 eight = _mm256_max_ps(a.low, a.high);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+  // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+  static float sum(V16 a) {
+    const __m256 eight = _mm256_add_ps(a.low, a.high);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
 
   static V16 load_bf16(const std::uint16_t* p) { return {widen(p), widen(p + 8)}; }
   static V16 round_to_bf16(V16 a) {
@@ -95,11 +120,27 @@ struct V16 {
     const __m256i mixed = _mm256_packus_epi32(round(a.low), round(a.high));  // low 0..3, high 0..3, low 4..7, high 4..7
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(mixed, 0xd8));
   }
+  static V16 load_f16(const std::uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
+  static void store_f16(std::uint16_t* p, V16 a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT));
+  }
 
  private:
-  static __m256 power(__m256 shifted) {
+  static __m256 power(__m256 shifted, int bias) {
     return _mm256_castsi256_ps(
-        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(126 << 23)));
+        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(bias << 23)));
+  }
+  static __m256 exponent(__m256 a) {
+    const __m256i biased = _mm256_srli_epi32(_mm256_castps_si256(a), 23);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(biased, _mm256_set1_epi32(127)));
+  }
+  static __m256 mantissa(__m256 a) {
+    const __m256i fraction = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffff));
+    return _mm256_castsi256_ps(_mm256_or_si256(fraction, _mm256_set1_epi32(0x3f800000)));
   }
   static __m256 widen(const std::uint16_t* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -129,6 +170,7 @@ struct V16 {
 namespace switchyard {
 
 extern const Kernels kKernelsAvx2;
-const Kernels kKernelsAvx2{Isa::avx2, gemm, route, combine, read, peak_fma, nullptr, nullptr};
+const Kernels kKernelsAvx2{Isa::avx2, gemm, route,    route_backward, histogram,
+                           combine,   read, peak_fma, nullptr,        nullptr};
 
 }  // namespace switchyard

@@ -60,10 +60,34 @@ struct V16 {
   static bool any_less(V16 a, V16 b) { return _mm512_cmp_ps_mask(a.all, b.all, _CMP_LT_OQ) != 0; }
   // Lanes from `count` on become 0.
   static V16 keep_first(V16 a, std::int64_t count) { return {_mm512_maskz_mov_ps(first(count), a.all)}; }
-  // 2^(n − 1) from n + 1.5 · 2^23.
-  static V16 power_below(V16 shifted) {
-    const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted.all), 23);
-    return {_mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(126 << 23)))};
+  // 2^(n − 1) and 2^n from n + 1.5 · 2^23.
+  static V16 power_below(V16 shifted) { return power(shifted, 126); }
+  static V16 power(V16 shifted) { return power(shifted, 127); }
+  // a = mantissa · 2^exponent, mantissa in [1, 2), for positive normal a.
+  static V16 exponent(V16 a) {
+    const __m512i biased = _mm512_srli_epi32(_mm512_castps_si512(a.all), 23);
+    return {_mm512_cvtepi32_ps(_mm512_sub_epi32(biased, _mm512_set1_epi32(127)))};
+  }
+  static V16 mantissa(V16 a) {
+    const __m512i fraction = _mm512_and_si512(_mm512_castps_si512(a.all), _mm512_set1_epi32(0x7fffff));
+    return {_mm512_castsi512_ps(_mm512_or_si512(fraction, _mm512_set1_epi32(0x3f800000)))};
+  }
+  static V16 sqrt(V16 a) { return {_mm512_sqrt_ps(a.all)}; }
+  // Bit i: lane i of a is at least b's.
+  static std::uint32_t at_least(V16 a, V16 b) { return _mm512_cmp_ps_mask(a.all, b.all, _CMP_GE_OQ); }
+  // Over all lanes, none of them NaN.
+  static float largest(V16 a) {
+    const __m256 eight = _mm256_max_ps(low(a), high(a));
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+  // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+  static float sum(V16 a) {
+    const __m256 eight = _mm256_add_ps(low(a), high(a));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
   }
 
   static V16 load_bf16(const std::uint16_t* p) {
@@ -74,8 +98,20 @@ struct V16 {
   static void store_bf16(std::uint16_t* p, V16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(round(a.all)));
   }
+  static V16 load_f16(const std::uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static void store_f16(std::uint16_t* p, V16 a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.all, _MM_FROUND_TO_NEAREST_INT));
+  }
 
  private:
+  static V16 power(V16 shifted, int bias) {
+    const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted.all), 23);
+    return {_mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(bias << 23)))};
+  }
+  static __m256 low(V16 a) { return _mm512_castps512_ps256(a.all); }
+  static __m256 high(V16 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.all), 1)); }
   static __mmask16 first(std::int64_t count) {
     return static_cast<__mmask16>(count < kLanes ? (1U << count) - 1U : 0xffffU);
   }

@@ -132,19 +132,19 @@ void run_chunks(const Layer::Parts& parts, ConstMatrix x, Routing routing, Matri
 
 }  // namespace
 
-ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace, const RouteInputs& /*inputs*/) const {
+ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace, const RouteInputs& inputs) const {
   const Parts& parts = *parts_;
   check_router(parts);
   check_matrices(parts, x, y);
   const std::int32_t topk = parts.router.options.topk;
+  check_inputs(parts.router.options, inputs, x.rows, parts.router.experts);
   check_workspace(workspace, workspace_bytes(x.rows), x, y);
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, topk, true);
   const Kernels& kernels = current_kernels();
   const Routing routing{x.rows, topk, memory.expert, memory.weight};
-  run_router(parts.router, x, memory.router, memory.chunk.grouped, routing.expert, routing.weight, kernels,
-             parts.options.threads);
+  run_router(parts.router, x, inputs, memory.router, memory.chunk.grouped, routing, kernels, parts.options.threads);
   run_chunks(parts, x, routing, y, memory, kernels);
   return {routing, Path::grouped};
 }

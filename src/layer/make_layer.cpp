@@ -17,6 +17,9 @@ void check_options(const LayerOptions& options) {
     fail(Code::invalid_argument, "layer: found activations {} with weights {}, expected f32, or bf16 with bf16",
          dtype_name(options.activations), format_name(options.format));
   }
+  if (options.router != DType::f32 && options.router != DType::bf16) {
+    fail(Code::invalid_argument, "layer: found a router in {}, expected f32 or bf16", dtype_name(options.router));
+  }
 }
 
 PackedMatrices pack_one(const WeightView& view, const char* what, std::int64_t features, std::int64_t depth,
@@ -28,22 +31,6 @@ PackedMatrices pack_one(const WeightView& view, const char* what, std::int64_t f
   PackedMatrices packed(1, features, depth, false, Format::f32);
   packed.pack(0, view, {}, threads);
   return packed;
-}
-
-Router make_router(const LayerWeights& weights, const RouterOptions& options, const Threads& threads) {
-  Router router;
-  router.options = options;
-  router.experts = weights.experts;
-  if (weights.router.data != nullptr) {
-    check_router_options(options, weights.experts);
-    if (options.selection_bias.data != nullptr) {
-      const auto* bias = static_cast<const float*>(options.selection_bias.data);
-      router.selection_bias.assign(bias, bias + weights.experts);
-      router.options.selection_bias = {router.selection_bias.data(), DType::f32};
-    }
-    router.weight = pack_one(weights.router, "router", weights.experts, weights.hidden, threads);
-  }
-  return router;
 }
 
 std::optional<ExpertWeights> make_shared(const LayerWeights& weights, const LayerOptions& options) {
@@ -67,8 +54,10 @@ Layer::Layer(const LayerWeights& weights, const RouterOptions& router, const Lay
   const ExpertShape shape{weights.experts, weights.hidden, weights.ffn, weights.function};
   ExpertWeights experts(shape, options.format, weights.expert, options.threads);
   parts_ = std::make_unique<const Parts>(Parts{
-      weights.hidden, options, make_router(weights, router, options.threads), std::move(experts),
-      make_shared(weights, options),
+      weights.hidden, options,
+      make_router(weights.router, weights.experts + weights.identity_experts, weights.hidden, router, options.router,
+                  options.threads),
+      std::move(experts), make_shared(weights, options),
       weights.shared_ffn == 0 ? PackedMatrices()
                               : pack_one(weights.shared_gate, "shared gate", 1, weights.hidden, options.threads)});
 }

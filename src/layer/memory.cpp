@@ -66,7 +66,7 @@ ForwardMemory carve_forward(Carver& carver, const Layer::Parts& parts, std::int6
   if (with_router) {
     memory.expert = carver.take<std::int32_t>(tokens * topk);
     memory.weight = carver.take<float>(tokens * topk);
-    memory.router = carve_router(carver, parts.router, tokens);
+    memory.router = carve_router(carver, parts.router, tokens, parts.options.threads);
   }
   ChunkMemory& chunk = memory.chunk;
   chunk.tokens = chunk_tokens(parts, tokens, topk);
