@@ -28,7 +28,8 @@ void* RouteMemory::take(const char* name, DType dtype, const std::vector<std::in
   if (std::find(names_.begin(), names_.end(), name) == names_.end()) return nullptr;
   std::size_t bytes = dtype_bytes(dtype);
   for (const std::int64_t size : shape) bytes *= static_cast<std::size_t>(size);
-  std::vector<std::byte>& memory = memory_.emplace_back(bytes);
+  // Also nothing has an address: null is what is not wanted.
+  std::vector<std::byte>& memory = memory_.emplace_back(std::max<std::size_t>(bytes, 1));
   tensors.push_back({name, dtype, shape, memory.data(), bytes});
   return memory.data();
 }
