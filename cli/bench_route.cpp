@@ -19,7 +19,7 @@ namespace {
 constexpr double kMaxPoolBytes = 1.0 * (1 << 30);
 // Few logits have just left the router's GEMM and stand in a cache; many come from memory.
 constexpr double kWarmBytes = 64.0 * (1 << 10);
-constexpr std::int64_t kWarmRows = 4;
+constexpr std::int64_t kWarmCalls = 4;
 constexpr double kLogitScale = 4;  // uniform in -4..4
 constexpr double kBiasScale = 0.1;
 constexpr double kEnoughSeconds = 20e-6;  // for one reading of the clock not to matter
@@ -35,7 +35,8 @@ struct Sample {
 struct Series {
   RouteBenchCase config;
   std::int64_t tokens = 0;
-  int calls = 1;  // per sample
+  std::int64_t rows = 0;  // of logits that its calls walk through
+  int calls = 1;          // per sample
   std::vector<Sample> samples;
 };
 
@@ -43,10 +44,11 @@ double row_bytes(const RouteBenchCase& config) {
   return static_cast<double>(config.experts) * static_cast<double>(dtype_bytes(config.dtype));
 }
 
-// Rows of logits that calls walk through: far more than the caches hold.
-std::int64_t pool_rows(const RouteBenchCase& config, std::int64_t most_tokens) {
+// Rows of logits that calls with so many tokens walk through: those of a few calls, or far more than the caches hold.
+std::int64_t pool_rows(const RouteBenchCase& config, std::int64_t tokens) {
+  if (static_cast<double>(tokens) * row_bytes(config) <= kWarmBytes) return tokens * kWarmCalls;
   const double wanted = std::min({4 * last_level_cache_bytes(), kMaxPoolBytes, available_bytes() / 4});
-  return std::max(static_cast<std::int64_t>(wanted / row_bytes(config)), most_tokens);
+  return std::max(static_cast<std::int64_t>(wanted / row_bytes(config)), tokens);
 }
 
 // One case: its logits, and what routing them writes.
@@ -55,8 +57,12 @@ class RouteBench {
   RouteBench(const RouteBenchCase& config, const RouteBenchRequest& request, const Threads& threads)
       : config_(config), router_(config.router), threads_(threads) {
     const std::int64_t most = *std::max_element(request.tokens.begin(), request.tokens.end());
-    rows_ = pool_rows(config, most);
-    logits_ = random_values(static_cast<std::size_t>(rows_ * config.experts), config.dtype, kLogitScale, 5, threads);
+    std::int64_t rows = 0;
+    for (const std::int64_t tokens : request.tokens) {
+      series_.push_back({config, tokens, pool_rows(config, tokens), 1, {}});
+      rows = std::max(rows, series_.back().rows);
+    }
+    logits_ = random_values(static_cast<std::size_t>(rows * config.experts), config.dtype, kLogitScale, 5, threads);
     if (config.selection_bias) {
       bias_ = random_values(static_cast<std::size_t>(config.experts), DType::f32, kBiasScale, 6, threads);
       router_.selection_bias = {bias_.data(), DType::f32};
@@ -69,7 +75,7 @@ class RouteBench {
     plain_expert_.resize(static_cast<std::size_t>(most * config.router.topk));
     plain_weight_.resize(plain_expert_.size());
     check_agreement(most);
-    for (const std::int64_t tokens : request.tokens) series_.push_back(prepare(tokens));
+    for (Series& series : series_) prepare(series);
   }
 
   // All numbers of tokens and both codes in turn, so that what disturbs the machine disturbs them alike.
@@ -97,12 +103,10 @@ class RouteBench {
     return {logits_.data() + bytes, config_.dtype, tokens, config_.experts};
   }
 
-  ConstMatrix next_logits(std::int64_t tokens) {
-    const bool warm = static_cast<double>(tokens) * row_bytes(config_) <= kWarmBytes;
-    const std::int64_t rows = warm ? std::min(tokens * kWarmRows, rows_) : rows_;
-    if (at_ + tokens > rows) at_ = 0;
-    const ConstMatrix logits = logits_at(at_, tokens);
-    at_ += tokens;
+  ConstMatrix next_logits(const Series& series) {
+    if (at_ + series.tokens > series.rows) at_ = 0;
+    const ConstMatrix logits = logits_at(at_, series.tokens);
+    at_ += series.tokens;
     return logits;
   }
 
@@ -110,16 +114,14 @@ class RouteBench {
   template <class Call>
   double time(const Series& series, const Call& call) {
     const auto start = BenchClock::now();
-    for (int i = 0; i < series.calls; ++i) call(next_logits(series.tokens));
+    for (int i = 0; i < series.calls; ++i) call(next_logits(series));
     return seconds_since(start) / series.calls;
   }
 
-  Series prepare(std::int64_t tokens) {
-    Series series{config_, tokens, 1, {}};
+  void prepare(Series& series) {
     time(series, [&](ConstMatrix logits) { run(logits); });  // the first touch of the memory
     const double seconds = time(series, [&](ConstMatrix logits) { run(logits); });
     series.calls = static_cast<int>(std::clamp(kEnoughSeconds / seconds, 1.0, static_cast<double>(kMaxCalls)));
-    return series;
   }
 
   // What is wrong has no speed.
@@ -150,7 +152,6 @@ class RouteBench {
   RouteBenchCase config_;
   RouterOptions router_;
   Threads threads_;
-  std::int64_t rows_ = 0;
   std::int64_t at_ = 0;
   std::vector<std::byte> logits_;
   std::vector<std::byte> bias_;
