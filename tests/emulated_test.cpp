@@ -80,6 +80,24 @@ TEST_P(Emulated, CombineGivesTheBitsOfPlain) {
   }
 }
 
+TEST_P(Emulated, AccumulateGivesTheBitsOfPlain) {
+  for (const std::int64_t rows : {1, 5, 13, 27, 48}) {
+    for (const std::int64_t cols : {1, 16, 33, 128}) {
+      for (const std::int64_t depth : {0, 1, 17, 64, 150}) {
+        for (const bool transposed : {false, true}) {
+          for (const auto& [b_type, out_type] :
+               {std::pair{DType::f32, DType::bf16}, std::pair{DType::bf16, DType::f32},
+                std::pair{DType::f16, DType::f32}, std::pair{DType::f32, DType::f16}}) {
+            EXPECT_EQ(kernel_runs::accumulate(*GetParam(), rows, cols, depth, transposed, b_type, out_type),
+                      kernel_runs::accumulate(kKernelsPlain, rows, cols, depth, transposed, b_type, out_type))
+                << rows << " " << cols << " " << depth << " " << transposed << " " << dtype_name(b_type);
+          }
+        }
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Avx512, Emulated,
                          testing::Values(&kEmulatedAvx512, &kEmulatedAvx512Vnni, &kEmulatedAvx512Bf16),
                          [](const auto& kernels) { return std::string(isa_name(kernels.param->isa)); });

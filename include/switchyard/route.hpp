@@ -189,8 +189,10 @@ SWITCHYARD_API void route_backward(ConstMatrix logits, const RouterOptions& opti
 //   dx [T,H]      = dlogits · weight          f32 or bf16, or no data: not wanted
 //   dweight [E,H] = dlogitsᵀ · x              f32, or no data: not wanted
 //   dbias [E]     = Σ_t dlogits               or null
-// x [T,H] f32 or bf16 (no data without dweight), dlogits [T,E] f32. Each element is one fp32 chain of fused
-// multiply-adds, ascending over experts or tokens, for every number of threads. Throws invalid_argument.
+// x [T,H] f32 or bf16, read for dweight alone; weight [E,H] f32, bf16 or f16 with in_stride 1, read for dx alone;
+// dlogits [T,E] f32. The caller owns all of it; outputs must not overlap inputs. Each element is one fp32 chain of fused
+// multiply-adds from +0, ascending over experts or tokens, rounded once: the same bits for every number of threads and
+// instruction set. Allocates nothing. Throws invalid_argument, and not_supported for another in_stride.
 SWITCHYARD_API void router_backward(ConstMatrix x, const WeightView& weight, ConstMatrix dlogits, Matrix dx,
                                     Matrix dweight, float* dbias, const Threads& threads = Threads());
 

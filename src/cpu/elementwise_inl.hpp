@@ -19,7 +19,8 @@ inline V16 exp_fraction(V16 x, V16& shifted) {
   p = V16::fma(p, r, V16::set(4.1665795894e-2F));
   p = V16::fma(p, r, V16::set(1.6666665459e-1F));
   p = V16::fma(p, r, V16::set(5.0000001201e-1F));
-  return V16::fma(p, V16::mul(r, r), V16::add(r, V16::set(1.0F)));
+  p = V16::fma(p, r, V16::set(1.0F));
+  return V16::fma(p, r, V16::set(1.0F));
 }
 
 // inf above 88.7228.
@@ -32,13 +33,15 @@ inline V16 exp(V16 x) {
                           V16::choose_less(V16::set(88.7228F), x, V16::set(__builtin_inff()), scaled));
 }
 
-// The same for x <= 0.
-inline V16 exp_nonpositive(V16 x) {
-  const V16 lowest = V16::set(kLowestExp);
+// exp of x >= kLowestExp, n <= 127 and no NaN; lower x count as kLowestExp.
+inline V16 exp_bounded(V16 x) {
   V16 shifted;
-  const V16 p = exp_fraction(V16::max(lowest, x), shifted);
-  return V16::choose_less(x, lowest, V16::set(0.0F), V16::mul(p, V16::power(shifted)));
+  const V16 p = exp_fraction(V16::max(V16::set(kLowestExp), x), shifted);
+  return V16::times_power(p, shifted);
 }
+
+// exp for x <= 0, no NaN.
+inline V16 exp_nonpositive(V16 x) { return V16::choose_less(x, V16::set(kLowestExp), V16::set(0.0F), exp_bounded(x)); }
 
 inline V16 sigmoid(V16 x) {
   const V16 one = V16::set(1.0F);

@@ -140,6 +140,27 @@ struct CombineArgs {
   std::int64_t out_stride;
 };
 
+// out[m,n] = Σ_k a[m,k] · b[k,n], m < rows <= kAccumulateRows, n < cols <= kAccumulateCols: one FMA chain per element from
+// +0, ascending over k < depth. a[m,k] stands at m · a_row + k · a_step, so a matrix may come transposed. b f32, bf16 or
+// f16, out f32, bf16 or f16, rounded once.
+inline constexpr std::int64_t kAccumulateRows = 48;  // tiles of 6 or of 12 rows
+inline constexpr std::int64_t kAccumulateCols = 4 * kPanel;
+
+struct AccumulateArgs {
+  const float* a;
+  std::int64_t a_row;
+  std::int64_t a_step;
+  const void* b;
+  DType b_type;
+  std::int64_t b_stride;
+  std::int64_t rows;
+  std::int64_t cols;
+  std::int64_t depth;
+  void* out;
+  DType out_type;
+  std::int64_t out_stride;
+};
+
 // A loop that keeps one unit of the processor busy; returns the operations done.
 using PeakLoop = double (*)(std::int64_t iterations, float* sink);
 
@@ -150,6 +171,7 @@ struct Kernels {
   void (*route_backward)(const RouteBackwardArgs&);
   void (*histogram)(const HistogramArgs&);
   void (*combine)(const CombineArgs&);
+  void (*accumulate)(const AccumulateArgs&);
   // Adds up f32 at `data`; for measuring bandwidth.
   float (*read)(const float* data, std::int64_t count);
   PeakLoop peak_fma;

@@ -48,7 +48,7 @@ double peak_bf16(std::int64_t iterations, float* sink) {
 }  // namespace
 
 extern const Kernels kKernelsAvx512Bf16;
-const Kernels kKernelsAvx512Bf16{Isa::avx512_bf16, gemm, route,    route_backward, histogram,
-                                 combine,          read, peak_fma, peak_bf16,      peak_vnni};
+const Kernels kKernelsAvx512Bf16{Isa::avx512_bf16, gemm, route,    route_backward, histogram, combine,
+                                 accumulate,       read, peak_fma, peak_bf16,      peak_vnni};
 
 }  // namespace switchyard

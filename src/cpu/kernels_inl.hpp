@@ -17,5 +17,6 @@
 #include "cpu/route_inl.hpp"
 #include "cpu/route_backward_inl.hpp"
 #include "cpu/combine_inl.hpp"
+#include "cpu/accumulate_inl.hpp"
 #include "cpu/peak_inl.hpp"
 // clang-format on

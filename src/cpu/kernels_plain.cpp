@@ -118,12 +118,33 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 keep_first(const V16& a, std::int64_t count) {
     return make([&](int i) { return i < count ? a.lane[i] : 0.0F; });
   }
-  // 2^(n − 1) and 2^n from n + 1.5 · 2^23.
+  // 2^(n − 1) from n + 1.5 · 2^23.
   static V16 power_below(const V16& shifted) {
     return make([&](int i) { return from_bits((to_bits(shifted.lane[i]) << 23) + (126U << 23)); });
   }
-  static V16 power(const V16& shifted) {
-    return make([&](int i) { return from_bits((to_bits(shifted.lane[i]) << 23) + (127U << 23)); });
+  // p · 2^n, of numbers whose product is normal.
+  static V16 times_power(const V16& p, const V16& shifted) {
+    return make([&](int i) { return from_bits(to_bits(p.lane[i]) + (to_bits(shifted.lane[i]) << 23)); });
+  }
+  // Lanes as integers from 0: one more where a < b.
+  static V16 count_less(const V16& count, const V16& a, const V16& b) {
+    return make([&](int i) { return from_bits(to_bits(count.lane[i]) + (a.lane[i] < b.lane[i] ? 1U : 0U)); });
+  }
+  static V16 choose_count_below(const V16& count, std::int32_t end, const V16& yes, const V16& no) {
+    return make(
+        [&](int i) { return static_cast<std::int32_t>(to_bits(count.lane[i])) < end ? yes.lane[i] : no.lane[i]; });
+  }
+  static std::int32_t sum_count(const V16& count) {
+    std::uint32_t sum = 0;
+    for (const float lane : count.lane) {
+      sum += to_bits(lane);
+    }
+    return static_cast<std::int32_t>(sum);
+  }
+  static void store_count(std::int32_t* p, const V16& count) {
+    for (int i = 0; i < kLanes; ++i) {
+      p[i] = static_cast<std::int32_t>(to_bits(count.lane[i]));
+    }
   }
   // a = mantissa · 2^exponent, mantissa in [1, 2), for positive normal a.
   static V16 exponent(const V16& a) {
@@ -142,6 +163,17 @@ struct V16 : Lanes<kLanes, V16> {
       bits |= a.lane[i] >= b.lane[i] ? 1U << i : 0U;
     }
     return bits;
+  }
+  // Writes the lanes of a that are at least b's, and `first` + their number, one after the other; there must be room for
+  // all 16. Returns how many they are.
+  static std::int32_t pack_at_least(float* values, std::int32_t* ids, const V16& a, const V16& b, std::int32_t first) {
+    std::int32_t count = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      values[count] = a.lane[i];
+      ids[count] = first + i;
+      count += a.lane[i] >= b.lane[i] ? 1 : 0;
+    }
+    return count;
   }
   // Over all lanes, none of them NaN.
   static float largest(const V16& a) {
@@ -226,7 +258,7 @@ struct V16 : Lanes<kLanes, V16> {
 namespace switchyard {
 
 extern const Kernels kKernelsPlain;
-const Kernels kKernelsPlain{Isa::plain, gemm, route,    route_backward, histogram,
-                            combine,    read, peak_fma, nullptr,        nullptr};
+const Kernels kKernelsPlain{Isa::plain, gemm, route,    route_backward, histogram, combine,
+                            accumulate, read, peak_fma, nullptr,        nullptr};
 
 }  // namespace switchyard

@@ -128,7 +128,7 @@ inline void fill_dense(const RouteBackwardArgs& r, Return& token, float largest,
   });
   Softmax softmax{largest, 1.0F};
   if (weights || softmax_aux || r.gradients->z != 0.0F) {
-    softmax.total = softmax_total(token.l, largest, nullptr);
+    softmax.total = softmax_total(token.l, largest);
   }
   if (weights) {
     alignas(64) float score[kMaxTopk];
@@ -174,12 +174,12 @@ inline void return_token(const RouteBackwardArgs& r, Return& token) {
   float largest = 0.0F;
   if (dense || r.gradients->chosen_logit == nullptr) {
     const std::int64_t element = r.logits_type == DType::f32 ? 4 : 2;
-    largest = load_row(options, static_cast<const std::byte*>(r.logits) + token.t * r.stride * element, r.logits_type,
-                       token.l);
+    largest = V16::largest(load_row(options, static_cast<const std::byte*>(r.logits) + token.t * r.stride * element,
+                                    r.logits_type, token.l));
     gather(token.l, token.id, options.topk, token.logit);
   } else {
     for (std::int32_t s = 0; s < round_to_lanes(options.topk); ++s) {
-      token.logit[s] = s < options.topk ? r.gradients->chosen_logit[token.t * options.topk + s] : 0.0F;
+      token.logit[s] = s < options.topk ? r.gradients->chosen_logit[token.t * options.topk + s] : -__builtin_inff();
     }
   }
   load_gradient(r, token);

@@ -3,17 +3,44 @@
 namespace switchyard {
 namespace {
 
-// What experts are chosen by → row; without bias and groups that is the logit.
-inline void make_selection(const RouterOptions& options, const float* bias, const Row& logit, const Softmax& softmax,
-                           const Row& row) {
-  const bool over_all = over_all_experts(options.score);
+template <Score kScore>
+inline V16 score_in_row(V16 logit, const Softmax& softmax) {
+  return kScore == Score::softmax ? probability_of(logit, softmax) : own_score(kScore, logit);
+}
+
+template <Score kScore>
+inline V16 make_selection_as(const float* bias, const Row& logit, const Softmax& softmax, const Row& row) {
+  V16 maxima = V16::set(-__builtin_inff());
   for (std::int32_t at = 0; at < row.size; at += kLanes) {
-    const V16 l = V16::load(logit.value + at);
-    V16 value = over_all ? probability_of(l, softmax) : own_score(options.score, l);
+    V16 value = score_in_row<kScore>(V16::load(logit.value + at), softmax);
     if (bias != nullptr) {
-      value = V16::add(value, load_some(bias, DType::f32, at, row.size - at));
+      const bool whole = at + kLanes <= row.size;
+      value = V16::add(value, whole ? V16::load(bias + at) : V16::load_part(bias + at, row.size - at, 0.0F));
     }
-    V16::store(row.value + at, without_nan(value));
+    value = without_nan(value);
+    V16::store(row.value + at, value);
+    maxima = V16::max(maxima, value);
+  }
+  return maxima;
+}
+
+// What experts are chosen by → row, and the largest of its elements modulo kLanes.
+inline V16 make_selection(const RouterOptions& options, const float* bias, const Row& logit, const Softmax& softmax,
+                          const Row& row) {
+  V16 maxima;
+  switch (options.score) {
+    case Score::softmax:
+      maxima = make_selection_as<Score::softmax>(bias, logit, softmax, row);
+      break;
+    case Score::sigmoid:
+      maxima = make_selection_as<Score::sigmoid>(bias, logit, softmax, row);
+      break;
+    case Score::sqrt_softplus:
+      maxima = make_selection_as<Score::sqrt_softplus>(bias, logit, softmax, row);
+      break;
+    default:
+      maxima = make_selection_as<Score::logit>(bias, logit, softmax, row);
+      break;
   }
   for (std::int32_t i = row.size; i < row.padded; ++i) {
     row.value[i] = -__builtin_inff();
@@ -21,6 +48,10 @@ inline void make_selection(const RouterOptions& options, const float* bias, cons
   if (options.groups != 0) {
     keep_groups(row.value, row.size, options);
   }
+  if (options.groups != 0 || row.size != row.padded) {
+    class_maxima<1>(row.value, row.padded, &maxima);
+  }
+  return maxima;
 }
 
 inline std::int64_t id_at(const ConstArray& ids, std::int64_t at) {
@@ -81,6 +112,7 @@ struct Token {
   std::int32_t id[kMaxTopk];
   alignas(64) float logit[kMaxTopk];   // of the chosen
   alignas(64) float weight[kMaxTopk];  // padded
+  V16 maxima;                          // of the row's logits modulo kLanes
   Softmax softmax;
   float cutoff;
 };
@@ -92,12 +124,10 @@ inline void choose(const RouteArgs& r, const Row& logit, Token& token) {
   }
   const bool by_logit = r.selection_bias == nullptr && options.groups == 0;
   const Row select = scratch_row(r.scratch, 1, r.experts);
-  if (!by_logit) {
-    make_selection(options, r.selection_bias, logit, token.softmax, select);
-  }
+  const V16 maxima = by_logit ? token.maxima : make_selection(options, r.selection_bias, logit, token.softmax, select);
   const bool with_next = r.outputs->cutoff != nullptr;
   Chosen chosen;
-  select_largest(by_logit ? logit.value : select.value, r.experts, options.topk + (with_next ? 1 : 0), chosen);
+  select_largest(by_logit ? logit.value : select.value, r.experts, options.topk + (with_next ? 1 : 0), maxima, chosen);
   for (std::int32_t s = 0; s < options.topk; ++s) {
     token.id[s] = chosen.id[s];
   }
@@ -120,7 +150,7 @@ inline void gather(const Row& logit, const std::int32_t* id, std::int32_t topk, 
     to[s] = logit.value[id[s]];
   }
   for (std::int32_t s = topk; s < round_to_lanes(topk); ++s) {
-    to[s] = 0.0F;
+    to[s] = -__builtin_inff();
   }
 }
 
@@ -176,7 +206,12 @@ inline void write_slots(const RouteArgs& r, const Token& token, bool valid) {
       put_id(out.expert, begin + s, valid ? token.id[s] : -1);
     }
   }
-  if (out.weight.data != nullptr) {
+  if (out.weight.data != nullptr && out.weight.dtype == DType::f32) {
+    auto* weight = static_cast<float*>(out.weight.data) + begin;
+    for (std::int32_t s = 0; s < topk; ++s) {
+      weight[s] = valid ? token.weight[s] : 0.0F;
+    }
+  } else if (out.weight.data != nullptr) {
     for_blocks(topk, [&](std::int32_t at) {
       const V16 weight = valid ? V16::load(token.weight + at) : V16::set(0.0F);
       store_some(out.weight.data, out.weight.dtype, begin + at, weight, topk - at);
@@ -238,10 +273,11 @@ inline void route_token(const RouteArgs& r, std::int64_t t, const Row& logit, fl
   const std::int64_t element = r.logits_type == DType::f32 ? 4 : 2;
   Token token;
   token.t = t;
-  token.softmax.largest =
+  token.maxima =
       load_row(options, static_cast<const std::byte*>(r.logits) + t * r.stride * element, r.logits_type, logit);
+  token.softmax.largest = V16::largest(token.maxima);
   if (needs_softmax(r)) {
-    token.softmax.total = softmax_total(logit, token.softmax.largest, nullptr);
+    token.softmax.total = softmax_total(logit, token.softmax.largest);
   }
   choose(r, logit, token);
   gather(logit, token.id, options.topk, token.logit);

@@ -94,9 +94,9 @@ inline bool is_transformed(const RouterOptions& options) {
 
 inline V16 without_nan(V16 value) { return V16::max(value, V16::set(-__builtin_inff())); }
 
-// One token's logits → a row, and the largest of them.
+// One token's logits → a row, and the largest of those whose number is 0, 1, … modulo kLanes.
 template <DType kType, bool kTransform>
-inline float load_row_as(const RouterOptions& options, const void* logits, const Row& row) {
+inline V16 load_row_as(const RouterOptions& options, const void* logits, const Row& row) {
   V16 largest = V16::set(-__builtin_inff());
   for (std::int32_t at = 0; at < row.size; at += kLanes) {
     const std::int32_t left = row.size - at;
@@ -114,10 +114,10 @@ inline float load_row_as(const RouterOptions& options, const void* logits, const
     }
     largest = V16::max(largest, value);
   }
-  return V16::largest(largest);
+  return largest;
 }
 
-inline float load_row(const RouterOptions& options, const void* logits, DType dtype, const Row& row) {
+inline V16 load_row(const RouterOptions& options, const void* logits, DType dtype, const Row& row) {
   if (is_transformed(options)) {
     switch (dtype) {
       case DType::f32:
@@ -143,22 +143,20 @@ inline V16 softmax_term(V16 logit, V16 largest) {
   return exp_nonpositive(V16::choose_equal(logit, largest, V16::set(0.0F), V16::sub(logit, largest)));
 }
 
-// Σ exp(l − largest) over a row; the terms are kept if there is room for them.
-inline float softmax_total(const Row& row, float largest, float* terms) {
+// Σ exp(l − largest) over a row.
+inline float softmax_total(const Row& row, float largest) {
   const V16 top = V16::set(largest);
   V16 total = V16::set(0.0F);
-  if (terms == nullptr && largest - largest == 0.0F) {
+  if (largest - largest == 0.0F) {
+    // What lies below kLowestExp, padding included, adds up to less than rounding shows beside the 1 of the largest.
     for (std::int32_t at = 0; at < row.padded; at += kLanes) {
-      total = V16::add(total, exp_nonpositive(V16::sub(V16::load(row.value + at), top)));
+      total = V16::add(total, exp_bounded(V16::sub(V16::load(row.value + at), top)));
     }
     return V16::sum(total);
   }
   for (std::int32_t at = 0; at < row.padded; at += kLanes) {
-    const V16 term = V16::keep_first(softmax_term(V16::load(row.value + at), top), row.size - at);
-    total = V16::add(total, term);
-    if (terms != nullptr) {
-      V16::store(terms + at, term);
-    }
+    const V16 term = softmax_term(V16::load(row.value + at), top);
+    total = V16::add(total, V16::keep_first(term, row.size - at));
   }
   return V16::sum(total);
 }

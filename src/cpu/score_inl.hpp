@@ -70,11 +70,19 @@ inline V16 sqrt_softplus(V16 x) {
                           root);
 }
 
-inline V16 sigmoid_slope(V16 x) { return V16::mul(sigmoid(x), sigmoid(negative(x))); }
+// sigmoid without a NaN to keep: 0 below −88, where it would not be normal.
+inline V16 logistic(V16 x) {
+  const V16 highest = V16::set(88.0F);
+  const V16 one = V16::set(1.0F);
+  const V16 value = V16::div(one, V16::add(one, exp_bounded(V16::min(negative(x), highest))));
+  return V16::choose_less(highest, negative(x), V16::set(0.0F), value);
+}
+
+inline V16 sigmoid_slope(V16 x) { return V16::mul(logistic(x), logistic(negative(x))); }
 
 inline V16 sqrt_softplus_slope(V16 x) {
   const V16 root = sqrt_softplus(x);
-  const V16 slope = V16::div(sigmoid(x), V16::add(root, root));
+  const V16 slope = V16::div(logistic(x), V16::add(root, root));
   return V16::choose_less(x, V16::set(kLowestSoftplus), V16::mul(root, V16::set(0.5F)), slope);
 }
 
@@ -98,7 +106,7 @@ inline V16 tanh(V16 x) {
 inline V16 own_score(Score score, V16 logit) {
   switch (score) {
     case Score::sigmoid:
-      return sigmoid(logit);
+      return logistic(logit);
     case Score::sqrt_softplus:
       return sqrt_softplus(logit);
     default:

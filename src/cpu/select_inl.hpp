@@ -14,8 +14,8 @@ constexpr std::int32_t round_to_lanes(std::int32_t count) { return (count + kLan
 
 // Value descending, id ascending.
 struct Chosen {
-  alignas(64) float value[kMaxChosen];
-  std::int32_t id[kMaxChosen];
+  alignas(64) float value[kMaxChosen + 1];
+  std::int32_t id[kMaxChosen + 1];
 };
 
 // Ids come in ascending order, so an equal value never passes an earlier one.
@@ -46,31 +46,40 @@ __attribute__((noinline)) void select_by_insertion(const float* value, std::int3
   }
 }
 
-// How many of values [count] stand before each, in descending order, the lower index first. Values are padded to whole
-// blocks; ranks of the padding mean nothing.
-inline void rank(const float* value, std::int32_t count, float* ranks) {
-  alignas(64) static constexpr float kIndex[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const V16 index = V16::load(kIndex);
-  const V16 one = V16::set(1.0F);
-  const V16 zero = V16::set(0.0F);
-  for (std::int32_t at = 0; at < count; at += kLanes) {
-    const V16 own = V16::load(value + at);
-    V16 before = zero;
-    for (std::int32_t j = 0; j < count; ++j) {
-      const V16 other = V16::set(value[j]);
-      const V16 first_of_equals = V16::choose_less(V16::set(static_cast<float>(j - at)), index, one, zero);
-      const V16 if_equal = V16::choose_equal(own, other, first_of_equals, zero);
-      before = V16::add(before, V16::choose_less(own, other, one, if_equal));
+// Equal values share a rank: each is moved behind its equals of lower index.
+__attribute__((noinline)) void part_equals(const float* value, std::int32_t count, std::int32_t* ranks) {
+  for (std::int32_t i = 0; i < count; ++i) {
+    for (std::int32_t j = 0; j < i; ++j) {
+      ranks[i] += value[j] == value[i] ? 1 : 0;
     }
-    V16::store(ranks + at, before);
   }
 }
 
-// A value that at least `most` elements of the row reach, close to the most-th largest of them: the most-th largest of
-// the maxima of kGroups · kLanes classes of elements.
+// Places of values [count] in descending order, the lower index first: 0..count-1. Values are padded with −inf to whole
+// blocks, which come last: whole blocks have loops of few lengths, which a processor can foresee.
+inline void place(const float* value, std::int32_t count, std::int32_t* places) {
+  const std::int32_t padded = round_to_lanes(count);
+  std::int32_t sum = 0;
+  for (std::int32_t at = 0; at < padded; at += kLanes) {
+    const V16 own = V16::load(value + at);
+    V16 larger = V16::set(0.0F);
+    for (std::int32_t block = 0; block < padded; block += kLanes) {
+      for (std::int32_t j = block; j < block + kLanes; ++j) {
+        larger = V16::count_less(larger, own, V16::set(value[j]));
+      }
+    }
+    V16::store_count(places + at, larger);
+    sum += V16::sum_count(larger);
+  }
+  // Without equals the ranks of `count` values are 0..count-1, and the padding's are `count`.
+  if (sum != count * (count - 1) / 2 + (padded - count) * count) {
+    part_equals(value, padded, places);
+  }
+}
+
+// Of kGroups · kLanes classes of elements, the largest of each.
 template <int kGroups>
-inline float reached_by(const float* value, std::int32_t padded, std::int32_t most) {
-  V16 largest[kGroups];
+inline void class_maxima(const float* value, std::int32_t padded, V16* largest) {
   for (int g = 0; g < kGroups; ++g) {
     largest[g] = V16::load(value + g * kLanes);
   }
@@ -83,28 +92,38 @@ inline float reached_by(const float* value, std::int32_t padded, std::int32_t mo
   for (; at < padded; at += kLanes) {
     largest[0] = V16::max(largest[0], V16::load(value + at));
   }
+}
+
+// The most-th largest of the maxima: at least `most` elements reach it, and not many more.
+template <int kGroups>
+inline float reached_by(const V16* largest, std::int32_t most) {
   alignas(64) float maxima[kGroups * kLanes];
   for (int g = 0; g < kGroups; ++g) {
     V16::store(maxima + g * kLanes, largest[g]);
   }
-  const V16 one = V16::set(1.0F);
   V16 smallest = V16::set(__builtin_inff());  // of the maxima that fewer than `most` others pass
   for (int g = 0; g < kGroups; ++g) {
     V16 above = V16::set(0.0F);
     for (float other : maxima) {
-      above = V16::add(above, V16::choose_less(largest[g], V16::set(other), one, V16::set(0.0F)));
+      above = V16::count_less(above, largest[g], V16::set(other));
     }
-    const V16 kept = V16::choose_less(above, V16::set(static_cast<float>(most)), largest[g], smallest);
-    smallest = V16::min(kept, smallest);
+    smallest = V16::min(V16::choose_count_below(above, most, largest[g], smallest), smallest);
   }
   return -V16::largest(V16::sub(V16::set(0.0F), smallest));
 }
 
-// Half as many classes as are wanted pass on average some twice as many elements as are wanted, and ranking all maxima
-// costs the square of their number.
+template <int kGroups>
 inline float reached_by(const float* value, std::int32_t padded, std::int32_t most) {
-  if (most <= 12 && padded >= 2 * kLanes) {
-    return reached_by<1>(value, padded, most);
+  V16 largest[kGroups];
+  class_maxima<kGroups>(value, padded, largest);
+  return reached_by<kGroups>(largest, most);
+}
+
+// So many classes that some 1.3 to 2 times as many elements pass as are wanted (E elements until k of c classes are met:
+// c · (H(c) − H(c − k))); ranking the maxima costs the square of their number.
+inline float reached_by(const float* value, std::int32_t padded, std::int32_t most, V16 maxima) {
+  if (most <= 12) {
+    return padded < 2 * kLanes ? -__builtin_inff() : reached_by<1>(&maxima, most);
   }
   if (most <= 28 && padded >= 4 * kLanes) {
     return reached_by<2>(value, padded, most);
@@ -112,58 +131,32 @@ inline float reached_by(const float* value, std::int32_t padded, std::int32_t mo
   if (most <= 56 && padded >= 8 * kLanes) {
     return reached_by<4>(value, padded, most);
   }
-  if (padded >= 16 * kLanes) {
-    return reached_by<8>(value, padded, most);
-  }
-  return -__builtin_inff();
+  return padded < 16 * kLanes ? -__builtin_inff() : reached_by<8>(value, padded, most);
 }
 
-// Elements that reach `bound`, in ascending order; −1 if they are more than kMaxCandidates.
-inline std::int32_t collect(const float* value, std::int32_t size, float bound, float* found, std::int32_t* id) {
-  constexpr std::int32_t kBits = 4 * kLanes;
-  const V16 border = V16::set(bound);
+// The `most` largest of value [size], padded, 1 <= most <= size; the lower id first where they are equal. maxima: the
+// largest of the elements whose number is 0, 1, … modulo kLanes.
+inline void select_largest(const float* value, std::int32_t size, std::int32_t most, V16 maxima, Chosen& chosen) {
+  alignas(64) float found[kMaxCandidates + kLanes];
+  std::int32_t id[kMaxCandidates + kLanes];
+  alignas(64) std::int32_t places[kMaxCandidates];
+  const std::int32_t padded = round_to_lanes(size);
+  const V16 bound = V16::set(reached_by(value, padded, most, maxima));
   std::int32_t count = 0;
-  for (std::int32_t at = 0; at < size; at += kBits) {
-    std::uint64_t bits = 0;
-    for (std::int32_t block = 0; block < 4 && at + block * kLanes < size; ++block) {
-      bits |= static_cast<std::uint64_t>(V16::at_least(V16::load(value + at + block * kLanes), border))
-              << (block * kLanes);
-    }
-    if (size - at < kBits) {
-      bits &= (std::uint64_t{1} << (size - at)) - 1;
-    }
-    if (count + __builtin_popcountll(bits) > kMaxCandidates) {
-      return -1;
-    }
-    for (; bits != 0; bits &= bits - 1) {
-      const std::int32_t e = at + __builtin_ctzll(bits);
-      id[count] = e;
-      found[count++] = value[e];
+  for (std::int32_t at = 0; at < padded; at += kLanes) {
+    count += V16::pack_at_least(found + count, id + count, V16::load(value + at), bound, at);
+    if (count > kMaxCandidates) {
+      select_by_insertion(value, size, most, chosen);
+      return;
     }
   }
-  return count;
-}
-
-// The `most` largest of value [size], padded, 1 <= most <= size; the lower id first where they are equal.
-inline void select_largest(const float* value, std::int32_t size, std::int32_t most, Chosen& chosen) {
-  alignas(64) float found[kMaxCandidates];
-  std::int32_t id[kMaxCandidates];
-  const std::int32_t count = collect(value, size, reached_by(value, round_to_lanes(size), most), found, id);
-  if (count < 0) {
-    select_by_insertion(value, size, most, chosen);
-    return;
-  }
-  alignas(64) float ranks[kMaxCandidates];
-  for (std::int32_t i = count; i < round_to_lanes(count); ++i) {
-    found[i] = -__builtin_inff();
-  }
-  rank(found, count, ranks);
-  for (std::int32_t i = 0; i < count; ++i) {
-    const auto place = static_cast<std::int32_t>(ranks[i]);
-    if (place < most) {
-      chosen.value[place] = found[i];
-      chosen.id[place] = id[i];
-    }
+  const V16 lowest = V16::set(-__builtin_inff());
+  V16::store(found + count, lowest);
+  place(found, count, places);
+  for (std::int32_t i = 0; i < round_to_lanes(count); ++i) {
+    const std::int32_t at = places[i] < most ? places[i] : kMaxChosen;  // a place of no interest, without a branch
+    chosen.value[at] = found[i];
+    chosen.id[at] = id[i];
   }
 }
 
@@ -200,17 +193,17 @@ inline float sum_of_best(const float* value, std::int32_t size, std::int32_t bes
 inline void keep_groups(float* value, std::int32_t size, const RouterOptions& options) {
   const std::int32_t members = size / options.groups;
   alignas(64) float score[kMaxGroups];
-  alignas(64) float ranks[kMaxGroups];
+  alignas(64) std::int32_t places[kMaxGroups];
   for (std::int32_t g = 0; g < options.groups; ++g) {
     score[g] = sum_of_best(value + g * members, members, options.group_best);
   }
   for (std::int32_t g = options.groups; g < round_to_lanes(options.groups); ++g) {
     score[g] = -__builtin_inff();
   }
-  rank(score, options.groups, ranks);
+  place(score, options.groups, places);
   const float masked = options.masked_zero ? 0.0F : -__builtin_inff();
   for (std::int32_t g = 0; g < options.groups; ++g) {
-    if (ranks[g] >= static_cast<float>(options.kept_groups)) {
+    if (places[g] >= options.kept_groups) {
       for (std::int32_t i = g * members; i < (g + 1) * members; ++i) {
         value[i] = masked;
       }

@@ -1,5 +1,5 @@
 // Weights of the chosen, and what their gradient is to the logits; part of a kernel file, see kernels_inl.hpp. Arrays of
-// slots are padded to whole blocks; what stands in the padding means nothing.
+// slots are padded to whole blocks, logits with −inf; what else stands in the padding means nothing.
 
 namespace switchyard {
 namespace {
@@ -17,11 +17,7 @@ inline Normalize normalize_after(const RouterOptions& options) {
 
 inline void softmax_of_chosen(const float* logit, std::int32_t topk, float* to) {
   V16 largest = V16::set(-__builtin_inff());
-  for_blocks(topk, [&](std::int32_t at) {
-    const std::int32_t left = topk - at;
-    largest =
-        V16::max(largest, left >= kLanes ? V16::load(logit + at) : V16::load_part(logit + at, left, -__builtin_inff()));
-  });
+  for_blocks(topk, [&](std::int32_t at) { largest = V16::max(largest, V16::load(logit + at)); });
   const V16 top = V16::set(V16::largest(largest));
   for_blocks(topk, [&](std::int32_t at) { V16::store(to + at, softmax_term(V16::load(logit + at), top)); });
   const V16 total = V16::set(sum_of(to, topk));
@@ -37,7 +33,7 @@ inline void score_chosen(const RouterOptions& options, const Softmax& softmax, c
   for_blocks(options.topk, [&](std::int32_t at) {
     const V16 l = V16::load(logit + at);
     const V16 score = options.score == Score::softmax          ? probability_of(l, softmax)
-                      : options.chosen == ChosenScore::sigmoid ? sigmoid(l)
+                      : options.chosen == ChosenScore::sigmoid ? logistic(l)
                                                                : own_score(options.score, l);
     V16::store(to + at, score);
   });
@@ -94,7 +90,7 @@ inline Softmax sparsemixer_softmax(const RouterOptions& options, const Row& logi
   }
   for_blocks(logit.size, [&](std::int32_t at) { largest = V16::max(largest, V16::load(masked.value + at)); });
   const float top = V16::largest(largest);
-  return {top, softmax_total(masked, top, nullptr)};
+  return {top, softmax_total(masked, top)};
 }
 
 inline void weigh_sparsemixer(const RouterOptions& options, const Row& logit, const std::int32_t* id,
