@@ -50,5 +50,83 @@ inline V16 sigmoid(V16 x) {
 
 inline V16 silu(V16 x) { return V16::div(x, V16::add(V16::set(1.0F), exp(V16::sub(V16::set(0.0F), x)))); }
 
+inline V16 negative(V16 x) { return V16::sub(V16::set(0.0F), x); }
+inline V16 magnitude(V16 x) { return V16::choose_less(x, V16::set(0.0F), negative(x), x); }
+
+// As in Cephes' tanhf.
+inline V16 tanh(V16 x) {
+  const V16 one = V16::set(1.0F);
+  const V16 size = magnitude(x);
+  const V16 square = V16::mul(x, x);
+  V16 p = V16::set(-5.70498872745e-3F);
+  p = V16::fma(p, square, V16::set(2.06390887954e-2F));
+  p = V16::fma(p, square, V16::set(-5.37397155531e-2F));
+  p = V16::fma(p, square, V16::set(1.33314422036e-1F));
+  p = V16::fma(p, square, V16::set(-3.33332819422e-1F));
+  const V16 near_zero = V16::fma(V16::mul(p, square), x, x);
+  const V16 far = V16::sub(one, V16::div(V16::set(2.0F), V16::add(exp(V16::add(size, size)), one)));
+  const V16 with_sign = V16::choose_less(x, V16::set(0.0F), negative(far), far);
+  return V16::choose_less(size, V16::set(0.625F), near_zero, with_sign);
+}
+
+// kLanes elements of f32, bf16 or f16 as f32.
+inline V16 load_elements(const void* from, DType dtype, std::int64_t at) {
+  switch (dtype) {
+    case DType::f32:
+      return V16::load(static_cast<const float*>(from) + at);
+    case DType::bf16:
+      return V16::load_bf16(static_cast<const std::uint16_t*>(from) + at);
+    default:
+      return V16::load_f16(static_cast<const std::uint16_t*>(from) + at);
+  }
+}
+
+// The same with zeros from `count` on.
+inline V16 load_some(const void* from, DType dtype, std::int64_t at, std::int64_t count) {
+  if (count >= kLanes) {
+    return load_elements(from, dtype, at);
+  }
+  if (count <= 0) {
+    return V16::set(0.0F);
+  }
+  if (dtype == DType::f32) {
+    return V16::load_part(static_cast<const float*>(from) + at, count, 0.0F);
+  }
+  alignas(64) std::uint16_t part[kLanes] = {};
+  for (std::int64_t i = 0; i < count; ++i) {
+    part[i] = static_cast<const std::uint16_t*>(from)[at + i];
+  }
+  return load_elements(part, dtype, 0);
+}
+
+inline void store_elements(void* to, DType dtype, std::int64_t at, V16 value) {
+  switch (dtype) {
+    case DType::f32:
+      V16::store(static_cast<float*>(to) + at, value);
+      return;
+    case DType::bf16:
+      V16::store_bf16(static_cast<std::uint16_t*>(to) + at, value);
+      return;
+    default:
+      V16::store_f16(static_cast<std::uint16_t*>(to) + at, value);
+  }
+}
+
+inline void store_some(void* to, DType dtype, std::int64_t at, V16 value, std::int64_t count) {
+  if (count >= kLanes) {
+    store_elements(to, dtype, at, value);
+    return;
+  }
+  alignas(64) float wide[kLanes];
+  store_elements(wide, dtype, 0, value);
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (dtype == DType::f32) {
+      static_cast<float*>(to)[at + i] = wide[i];
+    } else {
+      static_cast<std::uint16_t*>(to)[at + i] = reinterpret_cast<const std::uint16_t*>(wide)[i];
+    }
+  }
+}
+
 }  // namespace
 }  // namespace switchyard

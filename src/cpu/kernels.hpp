@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "switchyard/activation.hpp"
 #include "switchyard/cpu.hpp"
 #include "switchyard/route.hpp"
 #include "switchyard/types.hpp"
@@ -38,6 +39,7 @@ struct GemmArgs {
   DType rows_type;
   std::int64_t rows_stride;
   const std::int64_t* row_index;
+  const float* row_scale;  // [row_count], multiplies what row i reads, rounded to the math's type once; or null
   std::int64_t row_count;
   std::int64_t depth;
   // Panels panel_begin .. panel_end of one packed matrix.
@@ -46,11 +48,13 @@ struct GemmArgs {
   std::int64_t panel_begin;
   std::int64_t panel_end;
   std::int64_t padded_depth;
-  // out [row_count, all features padded to the panel]. Gated: act(gate) * up, half as wide, f32 or bf16. Else f32.
+  const float* bias;  // [panels, kPanel], added to the finished sums, or null
+  // Applied to the sums (or null), its fields checked. The panels are gated if it is.
+  const ExpertFunction* function;
+  // out [row_count, all features padded to the panel]; gated: half as wide. f32, or bf16 with a function.
   void* out;
   DType out_type;
   std::int64_t out_stride;
-  bool gated;
   std::byte* scratch;  // gemm_scratch_bytes, aligned to 64
 };
 
@@ -122,17 +126,30 @@ struct HistogramArgs {
   std::int32_t* histogram;
 };
 
-// y[t] = Σ_s weight[t,s] · rows[slot_to_row[t,s]] + shared_gate[t] · shared[t], in this order.
+// In slot_to_row: the slot has no row. An identity expert's slot stands for the token itself.
+inline constexpr std::int64_t kOffRow = -1;
+inline constexpr std::int64_t kIdentityRow = -2;
+
+// y[t] = start[t] + Σ_s weight[t,s] · row(t,s) + shared_factor[t] · shared[t] + bias, in this order; row(t,s) is
+// rows[slot_to_row[t,s]] or x[t].
 struct CombineArgs {
+  const float* start;  // [count, hidden] or null: zeros
+  std::int64_t start_stride;
   const float* rows;
   std::int64_t rows_stride;
-  const std::int64_t* slot_to_row;  // [count, topk], −1: off
+  const std::int64_t* slot_to_row;  // [count, topk], kOffRow or kIdentityRow where there is no row
   const float* weight;              // [count, topk]
+  bool weighted_rows;               // the rows have their weights already; x has not
   std::int32_t topk;
+  const void* x;  // [count, hidden], read for identity experts alone
+  DType x_type;
+  std::int64_t x_stride;
   const float* shared;  // [count, hidden] or null
   std::int64_t shared_stride;
-  const float* gate_logits;  // one per token at gate_stride, sigmoid is applied; null: 1
+  float shared_scale;        // the factor without gate_logits
+  const float* gate_logits;  // one per token at gate_stride, the factor is its sigmoid; or null
   std::int64_t gate_stride;
+  const float* bias;  // [hidden] or null
   std::int64_t count;
   std::int64_t hidden;
   void* out;

@@ -35,13 +35,13 @@ struct V {
 
 // For each mask of 8 lanes: the numbers of those that are set, then zeros.
 struct PackTable {
-  std::uint8_t lane[256][8] = {};
+  alignas(16) std::uint16_t lane[256][8] = {};
   constexpr PackTable() {
     for (int mask = 0; mask < 256; ++mask) {
       int count = 0;
       for (int i = 0; i < 8; ++i) {
         if ((mask >> i & 1) != 0) {
-          lane[mask][count++] = static_cast<std::uint8_t>(i);
+          lane[mask][count++] = static_cast<std::uint16_t>(i);
         }
       }
     }
@@ -133,11 +133,11 @@ struct V16 {
     const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
     return static_cast<std::uint32_t>(low | high << 8);
   }
-  // Writes the lanes of a that are at least b's, and `first` + their number, one after the other; there must be room for
+  // Writes the numbers of the lanes of a that are at least b's, one after the other, `first` added; there must be room for
   // all 16. Returns how many they are.
-  static std::int32_t pack_at_least(float* values, std::int32_t* ids, V16 a, V16 b, std::int32_t first) {
-    const std::int32_t low = pack_at_least(values, ids, a.low, b.low, first);
-    return low + pack_at_least(values + low, ids + low, a.high, b.high, first + 8);
+  static std::int32_t pack_at_least(std::uint16_t* numbers, V16 a, V16 b, std::int32_t first) {
+    const std::int32_t low = pack_at_least(numbers, a.low, b.low, first);
+    return low + pack_at_least(numbers + low, a.high, b.high, first + 8);
   }
   // Over all lanes, none of them NaN.
   static float largest(V16 a) {
@@ -185,12 +185,11 @@ struct V16 {
     const __m256i less = _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ));  // −1 where it holds
     return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(count), less));
   }
-  static std::int32_t pack_at_least(float* values, std::int32_t* ids, __m256 a, __m256 b, std::int32_t first) {
+  static std::int32_t pack_at_least(std::uint16_t* numbers, __m256 a, __m256 b, std::int32_t first) {
     const int mask = _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
-    const auto* packed = reinterpret_cast<const __m128i*>(kPackTable.lane[mask]);
-    const __m256i lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(packed));
-    _mm256_storeu_ps(values, _mm256_permutevar8x32_ps(a, lanes));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids), _mm256_add_epi32(lanes, _mm256_set1_epi32(first)));
+    const __m128i lanes = _mm_load_si128(reinterpret_cast<const __m128i*>(kPackTable.lane[mask]));
+    const __m128i packed = _mm_add_epi16(lanes, _mm_set1_epi16(static_cast<std::int16_t>(first)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers), packed);
     return __builtin_popcount(static_cast<unsigned>(mask));
   }
   static __m256 exponent(__m256 a) {

@@ -9,6 +9,7 @@
 // clang-format off
 #include "cpu/tile_inl.hpp"
 #include "cpu/elementwise_inl.hpp"
+#include "cpu/activation_inl.hpp"
 #include "cpu/gemm_inl.hpp"
 #include "cpu/score_inl.hpp"
 #include "cpu/select_inl.hpp"

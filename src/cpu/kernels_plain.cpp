@@ -164,13 +164,12 @@ struct V16 : Lanes<kLanes, V16> {
     }
     return bits;
   }
-  // Writes the lanes of a that are at least b's, and `first` + their number, one after the other; there must be room for
+  // Writes the numbers of the lanes of a that are at least b's, one after the other, `first` added; there must be room for
   // all 16. Returns how many they are.
-  static std::int32_t pack_at_least(float* values, std::int32_t* ids, const V16& a, const V16& b, std::int32_t first) {
+  static std::int32_t pack_at_least(std::uint16_t* numbers, const V16& a, const V16& b, std::int32_t first) {
     std::int32_t count = 0;
     for (int i = 0; i < kLanes; ++i) {
-      values[count] = a.lane[i];
-      ids[count] = first + i;
+      numbers[count] = static_cast<std::uint16_t>(first + i);
       count += a.lane[i] >= b.lane[i] ? 1 : 0;
     }
     return count;

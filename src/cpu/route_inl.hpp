@@ -117,17 +117,42 @@ struct Token {
   float cutoff;
 };
 
+inline bool needs_softmax(const RouteArgs& r) {
+  const RouterOptions& options = *r.options;
+  const RouteOutputs& out = *r.outputs;
+  const bool selects = r.selection_bias != nullptr || options.groups != 0 || out.cutoff != nullptr;
+  const bool own = over_all_experts(options.score) && (selects || !softmax_over_chosen(options));
+  const bool aux = (out.aux_score != nullptr || r.score_sum != nullptr) && has_softmax_aux(options.score);
+  return (own && options.score == Score::softmax) || aux || r.z_sum != nullptr;
+}
+
+// Also the total of the softmax, if it is needed.
 inline void choose(const RouteArgs& r, const Row& logit, Token& token) {
   const RouterOptions& options = *r.options;
-  if (given_ids(options, *r.inputs, token.t, token.id)) {
+  const bool given = given_ids(options, *r.inputs, token.t, token.id);
+  const bool by_logit = r.selection_bias == nullptr && options.groups == 0;
+  const bool softmax = needs_softmax(r);
+  const bool total_on_the_way = softmax && by_logit && !given && is_finite(token.softmax.largest);
+  if (softmax && !total_on_the_way) {
+    token.softmax.total = softmax_total(logit, token.softmax.largest);
+  }
+  if (given) {
     return;
   }
-  const bool by_logit = r.selection_bias == nullptr && options.groups == 0;
   const Row select = scratch_row(r.scratch, 1, r.experts);
   const V16 maxima = by_logit ? token.maxima : make_selection(options, r.selection_bias, logit, token.softmax, select);
   const bool with_next = r.outputs->cutoff != nullptr;
+  const std::int32_t most = options.topk + (with_next ? 1 : 0);
   Chosen chosen;
-  select_largest(by_logit ? logit.value : select.value, r.experts, options.topk + (with_next ? 1 : 0), maxima, chosen);
+  if (by_logit && total_on_the_way) {
+    const V16 top = V16::set(token.softmax.largest);
+    V16 total = V16::set(0.0F);
+    select_largest(logit.value, r.experts, most, maxima, chosen,
+                   [&](V16 l) { total = V16::add(total, bounded_term(l, top)); });
+    token.softmax.total = V16::sum(total);
+  } else {
+    select_largest(by_logit ? logit.value : select.value, r.experts, most, maxima, chosen, [](V16) {});
+  }
   for (std::int32_t s = 0; s < options.topk; ++s) {
     token.id[s] = chosen.id[s];
   }
@@ -152,15 +177,6 @@ inline void gather(const Row& logit, const std::int32_t* id, std::int32_t topk, 
   for (std::int32_t s = topk; s < round_to_lanes(topk); ++s) {
     to[s] = -__builtin_inff();
   }
-}
-
-inline bool needs_softmax(const RouteArgs& r) {
-  const RouterOptions& options = *r.options;
-  const RouteOutputs& out = *r.outputs;
-  const bool selects = r.selection_bias != nullptr || options.groups != 0 || out.cutoff != nullptr;
-  const bool own = over_all_experts(options.score) && (selects || !softmax_over_chosen(options));
-  const bool aux = (out.aux_score != nullptr || r.score_sum != nullptr) && has_softmax_aux(options.score);
-  return (own && options.score == Score::softmax) || aux || r.z_sum != nullptr;
 }
 
 inline void write_maps(const RouteArgs& r, const Token& token, bool valid) {
@@ -276,9 +292,6 @@ inline void route_token(const RouteArgs& r, std::int64_t t, const Row& logit, fl
   token.maxima =
       load_row(options, static_cast<const std::byte*>(r.logits) + t * r.stride * element, r.logits_type, logit);
   token.softmax.largest = V16::largest(token.maxima);
-  if (needs_softmax(r)) {
-    token.softmax.total = softmax_total(logit, token.softmax.largest);
-  }
   choose(r, logit, token);
   gather(logit, token.id, options.topk, token.logit);
   weigh(options, logit, token.softmax, token.id, token.logit, token.weight);

@@ -15,60 +15,6 @@ inline Row scratch_row(float* scratch, std::int32_t index, std::int32_t experts)
   return {scratch + static_cast<std::int64_t>(index) * padded, experts, padded};
 }
 
-inline V16 load_elements(const void* from, DType dtype, std::int64_t at) {
-  switch (dtype) {
-    case DType::f32:
-      return V16::load(static_cast<const float*>(from) + at);
-    case DType::bf16:
-      return V16::load_bf16(static_cast<const std::uint16_t*>(from) + at);
-    default:
-      return V16::load_f16(static_cast<const std::uint16_t*>(from) + at);
-  }
-}
-
-inline V16 load_some(const void* from, DType dtype, std::int64_t at, std::int64_t count) {
-  if (count >= kLanes) {
-    return load_elements(from, dtype, at);
-  }
-  if (dtype == DType::f32) {
-    return V16::load_part(static_cast<const float*>(from) + at, count, 0.0F);
-  }
-  alignas(64) std::uint16_t part[kLanes] = {};
-  for (std::int64_t i = 0; i < count; ++i) {
-    part[i] = static_cast<const std::uint16_t*>(from)[at + i];
-  }
-  return load_elements(part, dtype, 0);
-}
-
-inline void store_elements(void* to, DType dtype, std::int64_t at, V16 value) {
-  switch (dtype) {
-    case DType::f32:
-      V16::store(static_cast<float*>(to) + at, value);
-      return;
-    case DType::bf16:
-      V16::store_bf16(static_cast<std::uint16_t*>(to) + at, value);
-      return;
-    default:
-      V16::store_f16(static_cast<std::uint16_t*>(to) + at, value);
-  }
-}
-
-inline void store_some(void* to, DType dtype, std::int64_t at, V16 value, std::int64_t count) {
-  if (count >= kLanes) {
-    store_elements(to, dtype, at, value);
-    return;
-  }
-  alignas(64) float wide[kLanes];
-  store_elements(wide, dtype, 0, value);
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (dtype == DType::f32) {
-      static_cast<float*>(to)[at + i] = wide[i];
-    } else {
-      static_cast<std::uint16_t*>(to)[at + i] = reinterpret_cast<const std::uint16_t*>(wide)[i];
-    }
-  }
-}
-
 // The logit as it is routed by: scale, bias, cap.
 inline V16 transformed(const RouterOptions& options, V16 logit, std::int64_t at, std::int64_t count) {
   if (options.logit_scale != 1.0F) {
@@ -143,14 +89,19 @@ inline V16 softmax_term(V16 logit, V16 largest) {
   return exp_nonpositive(V16::choose_equal(logit, largest, V16::set(0.0F), V16::sub(logit, largest)));
 }
 
+inline bool is_finite(float value) { return value - value == 0.0F; }
+
+// exp(l − largest) for the total alone, with a finite largest: what lies below kLowestExp, padding included, adds up to
+// less than rounding shows beside the 1 of the largest.
+inline V16 bounded_term(V16 logit, V16 largest) { return exp_bounded(V16::sub(logit, largest)); }
+
 // Σ exp(l − largest) over a row.
 inline float softmax_total(const Row& row, float largest) {
   const V16 top = V16::set(largest);
   V16 total = V16::set(0.0F);
-  if (largest - largest == 0.0F) {
-    // What lies below kLowestExp, padding included, adds up to less than rounding shows beside the 1 of the largest.
+  if (is_finite(largest)) {
     for (std::int32_t at = 0; at < row.padded; at += kLanes) {
-      total = V16::add(total, exp_bounded(V16::sub(V16::load(row.value + at), top)));
+      total = V16::add(total, bounded_term(V16::load(row.value + at), top));
     }
     return V16::sum(total);
   }

@@ -3,9 +3,6 @@
 namespace switchyard {
 namespace {
 
-inline V16 negative(V16 x) { return V16::sub(V16::set(0.0F), x); }
-inline V16 magnitude(V16 x) { return V16::choose_less(x, V16::set(0.0F), negative(x), x); }
-
 // log(1 + z) for z in [sqrt(1/2) − 1, sqrt(2) − 1], plus e · ln 2; as in Cephes' logf.
 inline V16 log_near_one(V16 z, V16 e) {
   const V16 square = V16::mul(z, z);
@@ -84,22 +81,6 @@ inline V16 sqrt_softplus_slope(V16 x) {
   const V16 root = sqrt_softplus(x);
   const V16 slope = V16::div(logistic(x), V16::add(root, root));
   return V16::choose_less(x, V16::set(kLowestSoftplus), V16::mul(root, V16::set(0.5F)), slope);
-}
-
-// As in Cephes' tanhf.
-inline V16 tanh(V16 x) {
-  const V16 one = V16::set(1.0F);
-  const V16 size = magnitude(x);
-  const V16 square = V16::mul(x, x);
-  V16 p = V16::set(-5.70498872745e-3F);
-  p = V16::fma(p, square, V16::set(2.06390887954e-2F));
-  p = V16::fma(p, square, V16::set(-5.37397155531e-2F));
-  p = V16::fma(p, square, V16::set(1.33314422036e-1F));
-  p = V16::fma(p, square, V16::set(-3.33332819422e-1F));
-  const V16 near_zero = V16::fma(V16::mul(p, square), x, x);
-  const V16 far = V16::sub(one, V16::div(V16::set(2.0F), V16::add(exp(V16::add(size, size)), one)));
-  const V16 with_sign = V16::choose_less(x, V16::set(0.0F), negative(far), far);
-  return V16::choose_less(size, V16::set(0.625F), near_zero, with_sign);
 }
 
 // The score of each expert on its own; softmax and sparsemixer have none.

@@ -12,10 +12,10 @@ static_assert(kMaxCandidates % kLanes == 0 && kMaxCandidates >= kMaxChosen);
 
 constexpr std::int32_t round_to_lanes(std::int32_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-// Value descending, id ascending.
+// Value descending, id ascending; behind those that were asked for, whatever else was ranked.
 struct Chosen {
-  alignas(64) float value[kMaxChosen + 1];
-  std::int32_t id[kMaxChosen + 1];
+  alignas(64) float value[kMaxCandidates + kLanes];
+  std::int32_t id[kMaxCandidates + kLanes];
 };
 
 // Ids come in ascending order, so an equal value never passes an earlier one.
@@ -134,29 +134,39 @@ inline float reached_by(const float* value, std::int32_t padded, std::int32_t mo
   return padded < 16 * kLanes ? -__builtin_inff() : reached_by<8>(value, padded, most);
 }
 
+static_assert(kMaxExperts <= 1 << 16, "candidates are numbered in 16 bits");
+
 // The `most` largest of value [size], padded, 1 <= most <= size; the lower id first where they are equal. maxima: the
-// largest of the elements whose number is 0, 1, … modulo kLanes.
-inline void select_largest(const float* value, std::int32_t size, std::int32_t most, V16 maxima, Chosen& chosen) {
+// largest of the elements whose number is 0, 1, … modulo kLanes. Calls visit(block) for all blocks on the way, for work
+// that keeps other units busy.
+template <class Visit>
+inline void select_largest(const float* value, std::int32_t size, std::int32_t most, V16 maxima, Chosen& chosen,
+                           const Visit& visit) {
+  std::uint16_t candidate[kMaxCandidates + kLanes];
   alignas(64) float found[kMaxCandidates + kLanes];
-  std::int32_t id[kMaxCandidates + kLanes];
-  alignas(64) std::int32_t places[kMaxCandidates];
+  alignas(64) std::int32_t places[kMaxCandidates + kLanes];
   const std::int32_t padded = round_to_lanes(size);
   const V16 bound = V16::set(reached_by(value, padded, most, maxima));
   std::int32_t count = 0;
   for (std::int32_t at = 0; at < padded; at += kLanes) {
-    count += V16::pack_at_least(found + count, id + count, V16::load(value + at), bound, at);
-    if (count > kMaxCandidates) {
-      select_by_insertion(value, size, most, chosen);
-      return;
-    }
+    const V16 block = V16::load(value + at);
+    visit(block);
+    count += V16::pack_at_least(candidate + (count <= kMaxCandidates ? count : kMaxCandidates), block, bound, at);
   }
-  const V16 lowest = V16::set(-__builtin_inff());
-  V16::store(found + count, lowest);
+  if (count > kMaxCandidates) {
+    select_by_insertion(value, size, most, chosen);
+    return;
+  }
+  const std::int32_t whole = round_to_lanes(count);
+  __builtin_memset(candidate + count, 0, kLanes * sizeof(std::uint16_t));
+  for (std::int32_t i = 0; i < whole; ++i) {
+    found[i] = value[candidate[i]];
+  }
+  V16::store(found + count, V16::set(-__builtin_inff()));
   place(found, count, places);
-  for (std::int32_t i = 0; i < round_to_lanes(count); ++i) {
-    const std::int32_t at = places[i] < most ? places[i] : kMaxChosen;  // a place of no interest, without a branch
-    chosen.value[at] = found[i];
-    chosen.id[at] = id[i];
+  for (std::int32_t i = 0; i < whole; ++i) {
+    chosen.value[places[i]] = found[i];
+    chosen.id[places[i]] = candidate[i];
   }
 }
 
@@ -182,7 +192,8 @@ inline float sum_of_best(const float* value, std::int32_t size, std::int32_t bes
     sum = V16::largest(first);
     if (best == 2) {
       const V16 largest = V16::set(sum);
-      const bool twice = __builtin_popcount(V16::at_least(first, largest)) > 1;
+      const std::uint32_t lanes = V16::at_least(first, largest);
+      const bool twice = (lanes & (lanes - 1)) != 0;
       sum += twice ? sum : V16::largest(V16::choose_equal(first, largest, second, first));
     }
   }

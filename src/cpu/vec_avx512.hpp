@@ -99,14 +99,13 @@ struct V16 {
   static V16 sqrt(V16 a) { return {_mm512_sqrt_ps(a.all)}; }
   // Bit i: lane i of a is at least b's.
   static std::uint32_t at_least(V16 a, V16 b) { return _mm512_cmp_ps_mask(a.all, b.all, _CMP_GE_OQ); }
-  // Writes the lanes of a that are at least b's, and `first` + their number, one after the other; there must be room for
+  // Writes the numbers of the lanes of a that are at least b's, one after the other, `first` added; there must be room for
   // all 16. Returns how many they are.
-  static std::int32_t pack_at_least(float* values, std::int32_t* ids, V16 a, V16 b, std::int32_t first) {
+  static std::int32_t pack_at_least(std::uint16_t* numbers, V16 a, V16 b, std::int32_t first) {
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __mmask16 mask = _mm512_cmp_ps_mask(a.all, b.all, _CMP_GE_OQ);
-    _mm512_storeu_ps(values, _mm512_maskz_compress_ps(mask, a.all));
-    const __m512i id = _mm512_add_epi32(lane, _mm512_set1_epi32(first));
-    _mm512_storeu_si512(ids, _mm512_maskz_compress_epi32(mask, id));
+    const __m512i packed = _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(lane, _mm512_set1_epi32(first)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers), _mm512_cvtepi32_epi16(packed));
     return __builtin_popcount(mask);
   }
   // Over all lanes, none of them NaN.
