@@ -18,7 +18,7 @@ PAGES = {
     "docs/routing.md": {
         "cpp": r"token 2: experts 0 3, loss 0\.\d{4}, dlogit -?0\.\d{5}\n",
         "c": r"token 2: experts 0 3, loss 0\.\d{4}, dlogit -?0\.\d{5}\n",
-        "sh": r"(?s).*x plain.*",
+        "sh": r"(?s)route  sigmoid.*x plain.*",
     },
 }
 
@@ -31,21 +31,23 @@ def block(page, text, language):
 
 class Runner:
     def __init__(self, source, cli, library, compiler, *flags):
-        self.source, self.cli, self.library = pathlib.Path(source), pathlib.Path(cli), library
+        self.source, self.cli = pathlib.Path(source).resolve(), pathlib.Path(cli).resolve()
+        self.library = pathlib.Path(library).resolve()
         self.compiler = [compiler, *flags]
 
     def program(self, folder, language, text):
         (folder / f"example.{language}").write_text(text)
-        program = folder / f"example_{language}"
-        command = [*self.compiler, f"-I{self.source}/include", *STANDARDS[language], folder / f"example.{language}"]
-        subprocess.run([*command, "-x", "none", self.library, "-pthread", "-lm", "-o", program], check=True)
+        compiled, program = folder / f"{language}.o", folder / f"example_{language}"
+        options = (f"-I{self.source}/include", *STANDARDS[language], "-c", folder / f"example.{language}")
+        subprocess.run([*self.compiler, *options, "-o", compiled], check=True)
+        subprocess.run([*self.compiler, compiled, self.library, "-pthread", "-o", program], check=True)
         return subprocess.run([program], cwd=folder, check=True, capture_output=True, text=True).stdout
 
     def shell(self, folder, text):
         environment = dict(os.environ, PATH=f"{self.cli}:{os.environ['PATH']}")
         commands = ["bash", "-euo", "pipefail", "-c", text]
         out = subprocess.run(commands, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
-        for name in re.findall(r"build/\S+", text):
+        for name in re.findall(r"build/[\w.]+", text):
             assert (folder / name).stat().st_size > 0, name
         return out
 
