@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <new>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -208,8 +209,8 @@ CLI::App* add_route(CLI::App& app, RouteOptions& options) {
 // An option of one kind of benchmark does nothing in another.
 void check_groups_of_options(const CLI::App* command, const std::string& what) {
   for (const CLI::Option* option : command->get_options()) {
-    for (const std::string other : {"layer", "route"}) {
-      if (option->get_group() == "bench " + other && other != what && option->count() > 0) {
+    for (const std::string_view other : {"layer", "route"}) {
+      if (option->get_group() == fmt::format("bench {}", other) && other != what && option->count() > 0) {
         throw CLI::ValidationError(option->get_name(), fmt::format("is for bench {} alone", other));
       }
     }
