@@ -121,9 +121,9 @@ inline bool needs_softmax(const RouteArgs& r) {
   const RouterOptions& options = *r.options;
   const RouteOutputs& out = *r.outputs;
   const bool selects = r.selection_bias != nullptr || options.groups != 0 || out.cutoff != nullptr;
-  const bool own = over_all_experts(options.score) && (selects || !softmax_over_chosen(options));
+  const bool own = options.score == Score::softmax && (selects || !softmax_over_chosen(options));
   const bool aux = (out.aux_score != nullptr || r.score_sum != nullptr) && has_softmax_aux(options.score);
-  return (own && options.score == Score::softmax) || aux || r.z_sum != nullptr;
+  return own || aux || r.z_sum != nullptr;
 }
 
 // Also the total of the softmax, if it is needed.
@@ -161,7 +161,7 @@ inline void choose(const RouteArgs& r, const Row& logit, Token& token) {
     if (by_logit) {  // the selection is the score, which has the order of the logits
       const V16 l = V16::set(token.cutoff);
       const V16 score =
-          over_all_experts(options.score) ? probability_of(l, token.softmax) : own_score(options.score, l);
+          options.score == Score::softmax ? probability_of(l, token.softmax) : own_score(options.score, l);
       token.cutoff = V16::largest(score);
     }
   }
