@@ -41,8 +41,8 @@ class Rounds {
 // Of at least one sample.
 template <class Sample, class Value>
 double median(const std::vector<Sample>& samples, const Value& value) {
-  std::vector<double> values;
-  for (const Sample& sample : samples) values.push_back(value(sample));
+  std::vector<double> values(samples.size());
+  std::transform(samples.begin(), samples.end(), values.begin(), value);
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
