@@ -1,9 +1,10 @@
-// The file that `run` reads: activations, and what is expected of them.
+// The files that `run` and `route` read.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -25,6 +26,24 @@ struct Activations {
 
   ConstMatrix matrix() const { return {data, dtype, tokens, hidden}; }
 };
+
+// One array of a file; its data is aligned to its elements.
+struct FileArray {
+  std::string place;  // for messages
+  DType dtype = DType::f32;
+  std::vector<std::int64_t> shape;
+  const std::byte* data = nullptr;
+  std::optional<TensorFile> file;  // what data may point into, or
+  std::vector<std::byte> copy;     // that
+};
+
+// `place`: FILE.npy, FILE.safetensors with one tensor, or FILE.safetensors:TENSOR. Messages begin with `step`. Throws
+// io, bad_data, not_supported.
+FileArray read_array(const std::string& place, const char* step);
+
+// Throws bad_data unless the array has one of these types and this shape, where −1 stands for any size.
+void check_array(const FileArray& array, const char* step, std::initializer_list<DType> dtypes,
+                 const std::vector<std::int64_t>& shape);
 
 // Tensors by name of a .safetensors file, or the one array of an .npy file under every name.
 class InputFile {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "switchyard/activation.hpp"
+#include "switchyard/balance.hpp"
 #include "switchyard/cpu.hpp"
 #include "switchyard/error.hpp"
 #include "switchyard/experts.hpp"
