@@ -290,9 +290,9 @@ static void check_create_errors(small_layer* from) {
   CHECK_ERROR(switchyard_layer_create(&weights, &router, NULL, &layer), SWITCHYARD_NOT_SUPPORTED,
               "layer_create: weights.reserved is 1, expected 0");
   weights = weights_of(from);
-  weights.activation = 1;
+  weights.activation = 9;
   CHECK_ERROR(switchyard_layer_create(&weights, &router, NULL, &layer), SWITCHYARD_INVALID_ARGUMENT,
-              "experts: found activation 1, expected silu (0)");
+              "experts: found activation 9, expected silu (0) .. softcapped (8)");
   weights = weights_of(from);
   router.topk = kExperts + 1;
   CHECK_ERROR(switchyard_layer_create(&weights, &router, NULL, &layer), SWITCHYARD_INVALID_ARGUMENT,

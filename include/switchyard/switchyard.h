@@ -74,7 +74,7 @@ SWITCHYARD_API const char* switchyard_status_name(switchyard_status status);
 typedef int32_t switchyard_isa;
 enum {
   SWITCHYARD_ISA_PLAIN = 0,
-  SWITCHYARD_ISA_AVX2 = 1,        /* AVX2 + FMA */
+  SWITCHYARD_ISA_AVX2 = 1,        /* AVX2 + FMA + F16C */
   SWITCHYARD_ISA_AVX512 = 2,      /* AVX-512 F, BW, DQ, VL */
   SWITCHYARD_ISA_AVX512_VNNI = 3, /* + VNNI */
   SWITCHYARD_ISA_AVX512_BF16 = 4  /* + VNNI + BF16 */

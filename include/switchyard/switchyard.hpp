@@ -1,6 +1,7 @@
 // The whole library.
 #pragma once
 
+#include "switchyard/activation.hpp"
 #include "switchyard/cpu.hpp"
 #include "switchyard/error.hpp"
 #include "switchyard/experts.hpp"

@@ -162,8 +162,12 @@ switchyard_status switchyard_route_logits(switchyard_const_matrix logits, const 
                                           int32_t* expert, float* weight, const switchyard_threads* threads) {
   return guard([&] {
     const RouterOptions router = to_router(&given(options, "route_logits: options"));
-    route_logits(to_matrix(logits, "route_logits: logits"), router, {logits.rows, router.topk, expert, weight},
-                 to_threads(threads));
+    const Threads workers = to_threads(threads);
+    const Workspace workspace(route_workspace_bytes(logits.rows, static_cast<std::int32_t>(logits.cols), 1, workers));
+    RouteOutputs outputs;
+    outputs.expert = {expert, DType::i32};
+    outputs.weight = {weight, DType::f32};
+    route(to_matrix(logits, "route_logits: logits"), router, {}, outputs, workspace, workers);
   });
 }
 

@@ -3,204 +3,341 @@
 namespace switchyard {
 namespace {
 
-// Logits [at, at + kLanes) with NaN, and lanes beyond the end, as −inf.
-inline V16 load_logits(const float* logits, std::int64_t at, std::int64_t experts) {
-  const float lowest = -__builtin_inff();
-  const V16 value = at + kLanes <= experts ? V16::load(logits + at) : V16::load_part(logits + at, experts - at, lowest);
-  return V16::choose_nan(value, V16::set(lowest), value);
+template <Score kScore>
+inline V16 score_in_row(V16 logit, const Softmax& softmax) {
+  return kScore == Score::softmax ? probability_of(logit, softmax) : own_score(kScore, logit);
 }
 
-// exp(l − m); logits equal to the largest count as a difference of 0 even when they are infinite.
-inline V16 softmax_term(V16 logit, V16 largest) {
-  return exp(V16::choose_equal(logit, largest, V16::set(0.0F), V16::sub(logit, largest)));
-}
-
-// What a token's logits need to become scores.
-struct Softmax {
-  V16 largest;
-  V16 total;
-};
-
-inline Softmax softmax_of(const float* logits, std::int32_t experts) {
-  V16 largest_lanes = V16::set(-__builtin_inff());
-  for (std::int64_t at = 0; at < experts; at += kLanes) {
-    largest_lanes = V16::max(largest_lanes, load_logits(logits, at, experts));
-  }
-  const V16 largest = V16::set(max_lanes(largest_lanes));
-  V16 total = V16::set(0.0F);
-  for (std::int64_t at = 0; at < experts; at += kLanes) {
-    const V16 term = softmax_term(load_logits(logits, at, experts), largest);
-    total = V16::add(total, V16::keep_first(term, experts - at));
-  }
-  return {largest, V16::set(sum_lanes(total))};
-}
-
-inline V16 score_of(V16 logit, const RouterOptions& options, const Softmax& softmax) {
-  return options.score == Score::sigmoid ? sigmoid(logit)
-                                         : V16::div(softmax_term(logit, softmax.largest), softmax.total);
-}
-
-// One token on its way: what experts are chosen by, in blocks of kLanes.
-struct Selection {
-  const float* logits;
-  std::int32_t experts;
-  const RouterOptions& options;
-  const Softmax& softmax;
-
-  // Scores are monotone in the logits: where nothing is added to them, the logits choose the same experts.
-  bool by_logit() const { return options.selection_bias.data == nullptr && options.groups == 0; }
-
-  V16 block(std::int64_t at) const {
-    const V16 logit = load_logits(logits, at, experts);
-    if (by_logit()) {
-      return logit;
+template <Score kScore>
+inline V16 make_selection_as(const float* bias, const Row& logit, const Softmax& softmax, const Row& row) {
+  V16 maxima = V16::set(-__builtin_inff());
+  for (std::int32_t at = 0; at < row.size; at += kLanes) {
+    V16 value = score_in_row<kScore>(V16::load(logit.value + at), softmax);
+    if (bias != nullptr) {
+      const bool whole = at + kLanes <= row.size;
+      value = V16::add(value, whole ? V16::load(bias + at) : V16::load_part(bias + at, row.size - at, 0.0F));
     }
-    V16 value = score_of(logit, options, softmax);
-    if (const auto* bias = static_cast<const float*>(options.selection_bias.data)) {
-      value = V16::add(value,
-                       at + kLanes <= experts ? V16::load(bias + at) : V16::load_part(bias + at, experts - at, 0.0F));
-      value = V16::choose_nan(value, V16::set(-__builtin_inff()), value);
-    }
-    return value;
+    value = without_nan(value);
+    V16::store(row.value + at, value);
+    maxima = V16::max(maxima, value);
   }
-};
+  return maxima;
+}
 
-// The best so far: value descending, id ascending. Ids come in ascending order, so an equal value never passes an
-// earlier one.
-struct Best {
-  float value[kMaxTopk];
-  std::int32_t id[kMaxTopk];
-  std::int32_t count = 0;
+// What experts are chosen by → row, and the largest of its elements modulo kLanes.
+inline V16 make_selection(const RouterOptions& options, const float* bias, const Row& logit, const Softmax& softmax,
+                          const Row& row) {
+  V16 maxima;
+  switch (options.score) {
+    case Score::softmax:
+      maxima = make_selection_as<Score::softmax>(bias, logit, softmax, row);
+      break;
+    case Score::sigmoid:
+      maxima = make_selection_as<Score::sigmoid>(bias, logit, softmax, row);
+      break;
+    case Score::sqrt_softplus:
+      maxima = make_selection_as<Score::sqrt_softplus>(bias, logit, softmax, row);
+      break;
+    default:
+      maxima = make_selection_as<Score::logit>(bias, logit, softmax, row);
+      break;
+  }
+  for (std::int32_t i = row.size; i < row.padded; ++i) {
+    row.value[i] = -__builtin_inff();
+  }
+  if (options.groups != 0) {
+    keep_groups(row.value, row.size, options);
+  }
+  if (options.groups != 0 || row.size != row.padded) {
+    class_maxima<1>(row.value, row.padded, &maxima);
+  }
+  return maxima;
+}
 
-  bool takes(float candidate, std::int32_t most) const { return count < most || candidate > value[most - 1]; }
+inline std::int64_t id_at(const ConstArray& ids, std::int64_t at) {
+  switch (ids.dtype) {
+    case DType::i16:
+      return static_cast<const std::int16_t*>(ids.data)[at];
+    case DType::i32:
+      return static_cast<const std::int32_t*>(ids.data)[at];
+    default:
+      return static_cast<const std::int64_t*>(ids.data)[at];
+  }
+}
 
-  void insert(float candidate, std::int32_t expert, std::int32_t most) {
-    std::int32_t at = count < most ? count++ : most - 1;
-    for (; at > 0 && value[at - 1] < candidate; --at) {
-      value[at] = value[at - 1];
+inline void put_id(const Array& ids, std::int64_t at, std::int32_t id) {
+  switch (ids.dtype) {
+    case DType::i16:
+      static_cast<std::int16_t*>(ids.data)[at] = static_cast<std::int16_t>(id);
+      return;
+    case DType::i32:
+      static_cast<std::int32_t*>(ids.data)[at] = id;
+      return;
+    default:
+      static_cast<std::int64_t*>(ids.data)[at] = id;
+  }
+}
+
+// Ids that come from the caller: a row of the table, or of a replay if none of it is missing.
+inline bool given_ids(const RouterOptions& options, const RouteInputs& inputs, std::int64_t t, std::int32_t* id) {
+  const bool replay = inputs.forced.data != nullptr && (inputs.replayed == nullptr || inputs.replayed[t] != 0);
+  if (!replay && options.table.data == nullptr) {
+    return false;
+  }
+  const ConstArray& ids = replay ? inputs.forced : options.table;
+  const std::int64_t row = replay ? t : id_at(inputs.token_id, t);
+  for (std::int32_t s = 0; s < options.topk; ++s) {
+    id[s] = static_cast<std::int32_t>(id_at(ids, row * options.topk + s));
+    if (id[s] < 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+inline void sort_by_id(std::int32_t* id, std::int32_t count) {
+  for (std::int32_t i = 1; i < count; ++i) {
+    const std::int32_t moved = id[i];
+    std::int32_t at = i;
+    for (; at > 0 && id[at - 1] > moved; --at) {
       id[at] = id[at - 1];
     }
-    value[at] = candidate;
-    id[at] = expert;
+    id[at] = moved;
   }
+}
+
+// One token on its way.
+struct Token {
+  std::int64_t t;
+  std::int32_t id[kMaxTopk];
+  alignas(64) float logit[kMaxTopk];   // of the chosen
+  alignas(64) float weight[kMaxTopk];  // padded
+  V16 maxima;                          // of the row's logits modulo kLanes
+  Softmax softmax;
+  float cutoff;
 };
 
-// Calls each(value, expert) for all experts, ascending; skips a block when `skip` says that nothing in it counts.
-template <class Skip, class Each>
-inline void for_experts(const Selection& selection, const Skip& skip, const Each& each) {
-  alignas(64) float lane[kLanes];
-  for (std::int32_t at = 0; at < selection.experts; at += kLanes) {
-    const V16 value = selection.block(at);
-    if (skip(value)) {
-      continue;
-    }
-    V16::store(lane, value);
-    const std::int32_t count = selection.experts - at < kLanes ? selection.experts - at : kLanes;
-    for (std::int32_t i = 0; i < count; ++i) {
-      each(lane[i], at + i);
-    }
-  }
-}
-
-inline void select(const Selection& selection, std::int32_t topk, Best& best) {
-  for_experts(
-      selection, [&](V16 value) { return best.count == topk && !V16::any_less(V16::set(best.value[topk - 1]), value); },
-      [&](float value, std::int32_t expert) {
-        if (best.takes(value, topk)) {
-          best.insert(value, expert, topk);
-        }
-      });
-}
-
-// The sum of each group's best, largest first, and from these the kept groups.
-inline void keep_groups(const Selection& selection, bool* kept) {
-  const RouterOptions& options = selection.options;
-  const std::int32_t size = selection.experts / options.groups;
-  float score[kMaxGroups];
-  Best best;
-  for_experts(
-      selection, [](V16) { return false; },
-      [&](float value, std::int32_t expert) {
-        if (best.takes(value, options.group_best)) {
-          best.insert(value, expert, options.group_best);
-        }
-        if ((expert + 1) % size == 0) {
-          float sum = best.value[0];
-          for (std::int32_t i = 1; i < best.count; ++i) {
-            sum += best.value[i];
-          }
-          score[expert / size] = sum != sum ? -__builtin_inff() : sum;
-          best.count = 0;
-        }
-      });
-  for (std::int32_t g = 0; g < options.groups; ++g) {
-    std::int32_t better = 0;
-    for (std::int32_t other = 0; other < options.groups; ++other) {
-      better += score[other] > score[g] || (score[other] == score[g] && other < g) ? 1 : 0;
-    }
-    kept[g] = better < options.kept_groups;
-  }
-}
-
-inline void select_in_groups(const Selection& selection, std::int32_t topk, Best& best) {
-  const std::int32_t size = selection.experts / selection.options.groups;
-  const float masked = selection.options.masked_zero ? 0.0F : -__builtin_inff();
-  bool kept[kMaxGroups];
-  keep_groups(selection, kept);
-  for_experts(
-      selection, [](V16) { return false; },
-      [&](float value, std::int32_t expert) {
-        const float candidate = kept[expert / size] ? value : masked;
-        if (best.takes(candidate, topk)) {
-          best.insert(candidate, expert, topk);
-        }
-      });
-}
-
-// Unbiased scores of the chosen experts → their weights.
-inline void weigh(const float* logits, const RouterOptions& options, const Softmax& softmax, const Best& best,
-                  float* weight) {
-  const float lowest = -__builtin_inff();
-  alignas(64) float score[kMaxTopk];
-  for (std::int32_t s = 0; s < kMaxTopk; ++s) {
-    const float logit = s < options.topk ? logits[best.id[s]] : 0.0F;
-    score[s] = logit != logit ? lowest : logit;
-  }
-  float sum = 0.0F;
-  for (std::int32_t at = 0; at < options.topk; at += kLanes) {
-    V16::store(score + at, score_of(V16::load(score + at), options, softmax));
-  }
-  for (std::int32_t s = 0; s < options.topk; ++s) {
-    sum += score[s];
-  }
-  sum += options.epsilon;
-  for (std::int32_t s = 0; s < options.topk; ++s) {
-    const float share = options.normalize == Normalize::none ? score[s] : sum == 0.0F ? 0.0F : score[s] / sum;
-    weight[s] = share * options.scale;
-  }
-}
-
-inline void route_token(const float* logits, const RouteArgs& r, std::int32_t* expert, float* weight) {
+inline bool needs_softmax(const RouteArgs& r) {
   const RouterOptions& options = *r.options;
-  const Softmax softmax =
-      options.score == Score::softmax ? softmax_of(logits, r.experts) : Softmax{V16::set(0.0F), V16::set(1.0F)};
-  const Selection selection{logits, r.experts, options, softmax};
-  Best best;
-  if (options.groups == 0) {
-    select(selection, options.topk, best);
-  } else {
-    select_in_groups(selection, options.topk, best);
+  const RouteOutputs& out = *r.outputs;
+  const bool selects = r.selection_bias != nullptr || options.groups != 0 || out.cutoff != nullptr;
+  const bool own = over_all_experts(options.score) && (selects || !softmax_over_chosen(options));
+  const bool aux = (out.aux_score != nullptr || r.score_sum != nullptr) && has_softmax_aux(options.score);
+  return (own && options.score == Score::softmax) || aux || r.z_sum != nullptr;
+}
+
+// Also the total of the softmax, if it is needed.
+inline void choose(const RouteArgs& r, const Row& logit, Token& token) {
+  const RouterOptions& options = *r.options;
+  const bool given = given_ids(options, *r.inputs, token.t, token.id);
+  const bool by_logit = r.selection_bias == nullptr && options.groups == 0;
+  const bool softmax = needs_softmax(r);
+  const bool total_on_the_way = softmax && by_logit && !given && is_finite(token.softmax.largest);
+  if (softmax && !total_on_the_way) {
+    token.softmax.total = softmax_total(logit, token.softmax.largest);
   }
-  weigh(logits, options, softmax, best, weight);
+  if (given) {
+    return;
+  }
+  const Row select = scratch_row(r.scratch, 1, r.experts);
+  const V16 maxima = by_logit ? token.maxima : make_selection(options, r.selection_bias, logit, token.softmax, select);
+  const bool with_next = r.outputs->cutoff != nullptr;
+  const std::int32_t most = options.topk + (with_next ? 1 : 0);
+  Chosen chosen;
+  if (by_logit && total_on_the_way) {
+    const V16 top = V16::set(token.softmax.largest);
+    V16 total = V16::set(0.0F);
+    select_largest(logit.value, r.experts, most, maxima, chosen,
+                   [&](V16 l) { total = V16::add(total, bounded_term(l, top)); });
+    token.softmax.total = V16::sum(total);
+  } else {
+    select_largest(by_logit ? logit.value : select.value, r.experts, most, maxima, chosen, [](V16) {});
+  }
   for (std::int32_t s = 0; s < options.topk; ++s) {
-    expert[s] = best.id[s];
+    token.id[s] = chosen.id[s];
+  }
+  if (with_next) {
+    token.cutoff = chosen.value[options.topk];
+    if (by_logit) {  // the selection is the score, which has the order of the logits
+      const V16 l = V16::set(token.cutoff);
+      const V16 score =
+          over_all_experts(options.score) ? probability_of(l, token.softmax) : own_score(options.score, l);
+      token.cutoff = V16::largest(score);
+    }
+  }
+  if (options.order == Order::expert) {
+    sort_by_id(token.id, options.topk);
   }
 }
+
+inline void gather(const Row& logit, const std::int32_t* id, std::int32_t topk, float* to) {
+  for (std::int32_t s = 0; s < topk; ++s) {
+    to[s] = logit.value[id[s]];
+  }
+  for (std::int32_t s = topk; s < round_to_lanes(topk); ++s) {
+    to[s] = -__builtin_inff();
+  }
+}
+
+inline void write_maps(const RouteArgs& r, const Token& token, bool valid) {
+  const RouteOutputs& out = *r.outputs;
+  const std::int32_t topk = r.options->topk;
+  if (out.byte_map != nullptr) {
+    std::uint8_t* map = out.byte_map + token.t * r.experts;
+    __builtin_memset(map, 0, static_cast<std::size_t>(r.experts));
+    for (std::int32_t s = 0; valid && s < topk; ++s) {
+      map[token.id[s]] = 1;
+    }
+  }
+  if (out.bit_map != nullptr) {
+    const std::int64_t bytes = (r.experts + 7) / 8;
+    std::uint8_t* map = out.bit_map + token.t * bytes;
+    __builtin_memset(map, 0, static_cast<std::size_t>(bytes));
+    for (std::int32_t s = 0; valid && s < topk; ++s) {
+      map[token.id[s] / 8] = static_cast<std::uint8_t>(map[token.id[s] / 8] | 1U << (token.id[s] % 8));
+    }
+  }
+}
+
+inline void write_probability(const RouteArgs& r, const Token& token, bool valid) {
+  const Array& out = r.outputs->probability;
+  const std::int64_t begin = token.t * r.experts;
+  const std::int64_t bytes = out.dtype == DType::f32 ? 4 : 2;
+  __builtin_memset(static_cast<std::byte*>(out.data) + begin * bytes, 0, static_cast<std::size_t>(r.experts * bytes));
+  for (std::int32_t s = 0; valid && s < r.options->topk; ++s) {
+    float weight = 0.0F;  // a duplicate of a replay adds up
+    for (std::int32_t i = 0; i < r.options->topk; ++i) {
+      weight += token.id[i] == token.id[s] ? token.weight[i] : 0.0F;
+    }
+    store_some(out.data, out.dtype, begin + token.id[s], V16::set(weight), 1);
+  }
+}
+
+inline void write_slots(const RouteArgs& r, const Token& token, bool valid) {
+  const RouteOutputs& out = *r.outputs;
+  const std::int32_t topk = r.options->topk;
+  const std::int64_t begin = token.t * topk;
+  if (out.expert.data != nullptr) {
+    for (std::int32_t s = 0; s < topk; ++s) {
+      put_id(out.expert, begin + s, valid ? token.id[s] : -1);
+    }
+  }
+  if (out.weight.data != nullptr && out.weight.dtype == DType::f32) {
+    auto* weight = static_cast<float*>(out.weight.data) + begin;
+    for (std::int32_t s = 0; s < topk; ++s) {
+      weight[s] = valid ? token.weight[s] : 0.0F;
+    }
+  } else if (out.weight.data != nullptr) {
+    for_blocks(topk, [&](std::int32_t at) {
+      const V16 weight = valid ? V16::load(token.weight + at) : V16::set(0.0F);
+      store_some(out.weight.data, out.weight.dtype, begin + at, weight, topk - at);
+    });
+  }
+  if (out.chosen_logit != nullptr) {
+    for (std::int32_t s = 0; s < topk; ++s) {
+      out.chosen_logit[begin + s] = valid ? token.logit[s] : 0.0F;
+    }
+  }
+  if (out.cutoff != nullptr) {
+    out.cutoff[token.t] = valid ? token.cutoff : -__builtin_inff();
+  }
+}
+
+// Scores for balance losses, and their sums.
+inline void add_aux(const RouteArgs& r, const Row& logit, const Token& token, float* sums) {
+  float* out = r.outputs->aux_score == nullptr ? nullptr : r.outputs->aux_score + token.t * r.experts;
+  const bool over_all = has_softmax_aux(r.options->score);
+  const Row score = scratch_row(r.scratch, 1, r.experts);
+  float total = token.softmax.total;
+  if (!over_all) {
+    for_blocks(r.experts, [&](std::int32_t at) {
+      V16::store(score.value + at, own_score(r.options->score, V16::load(logit.value + at)));
+    });
+    total = sum_of(score.value, r.experts) + kAuxEpsilon;
+  }
+  const V16 top = V16::set(token.softmax.largest);
+  for_blocks(r.experts, [&](std::int32_t at) {
+    const V16 part = over_all ? softmax_term(V16::load(logit.value + at), top) : V16::load(score.value + at);
+    const V16 share = V16::div(part, V16::set(total));
+    if (out != nullptr) {
+      store_some(out, DType::f32, at, share, r.experts - at);
+    }
+    if (sums != nullptr) {
+      V16::store(sums + at, V16::add(V16::load(sums + at), share));
+    }
+  });
+}
+
+inline void write_padding(const RouteArgs& r, std::int64_t t) {
+  Token token;
+  token.t = t;
+  write_slots(r, token, false);
+  write_maps(r, token, false);
+  if (r.outputs->probability.data != nullptr) {
+    write_probability(r, token, false);
+  }
+  if (r.outputs->aux_score != nullptr) {
+    __builtin_memset(r.outputs->aux_score + t * r.experts, 0, static_cast<std::size_t>(r.experts) * sizeof(float));
+  }
+}
+
+inline float log_total(const Softmax& softmax) { return softmax.largest + V16::largest(log(V16::set(softmax.total))); }
+
+inline void route_token(const RouteArgs& r, std::int64_t t, const Row& logit, float* sums) {
+  const RouterOptions& options = *r.options;
+  const RouteOutputs& out = *r.outputs;
+  const std::int64_t element = r.logits_type == DType::f32 ? 4 : 2;
+  Token token;
+  token.t = t;
+  token.maxima =
+      load_row(options, static_cast<const std::byte*>(r.logits) + t * r.stride * element, r.logits_type, logit);
+  token.softmax.largest = V16::largest(token.maxima);
+  choose(r, logit, token);
+  gather(logit, token.id, options.topk, token.logit);
+  weigh(options, logit, token.softmax, token.id, token.logit, token.weight);
+  write_slots(r, token, true);
+  write_maps(r, token, true);
+  if (out.probability.data != nullptr) {
+    write_probability(r, token, true);
+  }
+  if (out.aux_score != nullptr || r.score_sum != nullptr) {
+    add_aux(r, logit, token, sums);
+  }
+  for (std::int32_t s = 0; r.count != nullptr && s < options.topk; ++s) {
+    ++r.count[token.id[s]];
+  }
+  if (r.z_sum != nullptr) {
+    const double z = log_total(token.softmax);
+    *r.z_sum += z * z;
+  }
+}
+
+// Sums over tokens run in fp32 for so many tokens, then in fp64.
+constexpr std::int32_t kTokensPerSum = 64;
 
 __attribute__((noinline)) void route_tokens(const RouteArgs& r) {
-  const std::int32_t topk = r.options->topk;
-  for (std::int64_t t = 0; t < r.count; ++t) {
-    route_token(r.logits + t * r.stride, r, r.expert + t * topk, r.weight + t * topk);
+  const Row logit = scratch_row(r.scratch, 0, r.experts);
+  const Row sums = scratch_row(r.scratch, 2, r.experts);
+  for (std::int64_t begin = r.begin; begin < r.end; begin += kTokensPerSum) {
+    const std::int64_t end = begin + kTokensPerSum < r.end ? begin + kTokensPerSum : r.end;
+    for (std::int32_t i = 0; r.score_sum != nullptr && i < sums.padded; ++i) {
+      sums.value[i] = 0.0F;
+    }
+    std::int64_t valid = 0;
+    for (std::int64_t t = begin; t < end; ++t) {
+      if (r.inputs->valid != nullptr && r.inputs->valid[t] == 0) {
+        write_padding(r, t);
+      } else {
+        route_token(r, t, logit, r.score_sum == nullptr ? nullptr : sums.value);
+        ++valid;
+      }
+    }
+    for (std::int32_t i = 0; r.score_sum != nullptr && i < r.experts; ++i) {
+      r.score_sum[i] += static_cast<double>(sums.value[i]);
+    }
+    if (r.valid_count != nullptr) {
+      *r.valid_count += valid;
+    }
   }
 }
 
