@@ -37,7 +37,7 @@ TINY = {
         key: value
         for value, keys in (
             (32, "hidden_size attention_chunk_size mamba_d_head"),
-            (20, "intermediate_size ffn_hidden_size"),
+            (8, "intermediate_size ffn_hidden_size"),
             (16, "shared_expert_intermediate_size shared_intermediate_size"),
             (12, "moe_intermediate_size expert_ffn_hidden_size"),
             (8, "n_routed_experts num_experts num_local_experts moe_num_experts"),
@@ -72,6 +72,26 @@ FEED_FORWARD = (
     r"shared_experts|experts|gate|router|post_mlp_layernorm)\."
 )
 
+MLA_SIZES = dict(
+    q_lora_rank=8,
+    kv_lora_rank=8,
+    qk_rope_head_dim=8,
+    qk_nope_head_dim=8,
+    v_head_dim=8,
+    num_key_value_heads=2,
+)
+
+SHARED_SIZES = dict(
+    intermediate_size=32,
+    moe_intermediate_size=16,
+    n_routed_experts=8,
+    num_experts_per_tok=3,
+    n_shared_experts=1,
+    first_k_dense_replace=1,
+)
+
+# One layer, and the width of the experts is called intermediate_size.
+ONE_LAYER = dict(num_hidden_layers=1, intermediate_size=12)
 DENSE_FIRST = dict(mlp_layer_types=["dense", "sparse"])
 FULL_ATTENTION = dict(layer_types=["full_attention", "full_attention"])
 PLAIN_ROPE = dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0))
@@ -90,6 +110,7 @@ class Case:
     watch: Watch = field(default_factory=Watch)
     kind: str = "ForCausalLM"
     publish: tuple = ()
+    biases: tuple = ()
 
     def config(self):
         return getattr(transformers, f"{self.family}Config")(**{**COMMON, **self.sizes})
@@ -101,18 +122,22 @@ class Case:
         torch.manual_seed(self.seed)
         model = self.model_class()(self.config()).to(self.dtype)
         for name, tensor in model.state_dict().items():
-            if re.search(BIASES, name):
+            if self.biases and name.endswith("e_score_correction_bias"):
+                tensor.copy_(torch.tensor(self.biases))
+            elif re.search(BIASES, name):
                 tensor.uniform_(-0.3, 0.3)
             elif re.search(GAINS, name):
                 tensor.uniform_(0.5, 1.5)
             elif name.endswith("tid2eid"):
                 tensor.random_(self.config().num_local_experts)
+            elif tensor.dim() > 1 and not tensor.any():
+                tensor.normal_(0.0, COMMON["initializer_range"])
         return model
 
 
 @dataclass
 class Tiny(Case):
-    """The sizes of TINY; only feed-forward tensors are kept."""
+    """A model with the sizes of TINY; only feed-forward tensors are kept."""
 
     config_family: str = ""
 

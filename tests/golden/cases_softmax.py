@@ -1,4 +1,4 @@
-"""Families whose routers take a softmax, or the sigmoid of the chosen logits."""
+"""Families whose routers take a softmax over all experts."""
 
 import re
 
@@ -7,7 +7,10 @@ import transformers
 from cases import (
     COMMON,
     DENSE_FIRST,
+    MLA_SIZES,
+    ONE_LAYER,
     PLAIN_ROPE,
+    SHARED_SIZES,
     VOCAB,
     Case,
     Tiny,
@@ -18,8 +21,7 @@ from cases import (
     renamed,
     split_experts,
 )
-from record_blocks import Watch, jetmoe_router, llama4_router
-from rules import Rules, alpha_swiglu
+from rules import Rules
 from saved_block import W132, Names, fused, per_expert, shared
 
 QWEN3_SIZES = dict(
@@ -33,17 +35,8 @@ QWEN3_SIZES = dict(
     norm_topk_prob=True,
 )
 
-# One layer, and the width of the experts is called intermediate_size.
-ONE_LAYER = dict(num_hidden_layers=1, intermediate_size=12)
-
 GATED_SHARED = dict(shared("mlp.shared_expert"), shared_scale="mlp.shared_expert_gate.weight")
-GRANITE = Names(
-    router="block_sparse_moe.router.layer.weight",
-    gate="block_sparse_moe.input_linear.weight",
-    down="block_sparse_moe.output_linear.weight",
-)
 RENORMALISED = Rules(renormalise=True)
-CHOSEN_SOFTMAX = Rules(renormalise=True, choose_by="logit")
 
 
 class VisionCase(Case):
@@ -180,11 +173,16 @@ CASES = {
         rules=Rules(),
         dtype=torch.bfloat16,
     ),
-    "granitemoe": Case(
-        "GraniteMoe",
-        dict(intermediate_size=16, num_local_experts=8, num_experts_per_tok=2),
-        rules=CHOSEN_SOFTMAX,
-        names=GRANITE,
+    "deepseek_v2": Case(
+        "DeepseekV2",
+        {
+            **SHARED_SIZES,
+            **MLA_SIZES,
+            **dict(n_group=4, topk_group=2, routed_scaling_factor=16.0),
+            **dict(topk_method="group_limited_greedy", n_shared_experts=2),
+        },
+        rules=Rules(scale=16.0, groups=4, kept_groups=2, mask=0.0),
+        names=per_expert(**shared("mlp.shared_experts")),
     ),
     "qwen3_vl_moe": VisionCase(
         "Qwen3VLMoe",
@@ -208,56 +206,6 @@ CASES = {
         kind="ForConditionalGeneration",
         finish=(name_experts_as_published, transpose_experts),
     ),
-    "llama4": Tiny(
-        "Llama4",
-        dict(intermediate_size=12, intermediate_size_mlp=20, interleave_moe_layer_step=2),
-        rules=Rules("sigmoid", choose_by="logit", weighs_input=True),
-        names=fused(
-            "feed_forward",
-            layer="language_model.model.layers.{}.",
-            router="feed_forward.router.weight",
-            transposed=True,
-            **shared("feed_forward.shared_expert"),
-        ),
-        watch=Watch(r"\.feed_forward\.router$", llama4_router),
-        config_family="Llama4Text",
-        publish=(
-            renamed((r"^", "language_model.")),
-            nested("llama4", "Llama4ForConditionalGeneration"),
-        ),
-    ),
-    "gpt_oss": Tiny(
-        "GptOss",
-        dict(ONE_LAYER, swiglu_limit=1.25, **PLAIN_ROPE),
-        rules=Rules(renormalise=True, choose_by="logit", activation=alpha_swiglu(1.702, 1.25)),
-        names=fused(
-            router="mlp.router.weight",
-            router_bias="mlp.router.bias",
-            gate_bias="mlp.experts.gate_up_proj_bias",
-            down_bias="mlp.experts.down_proj_bias",
-            transposed=True,
-            interleaved=True,
-        ),
-    ),
-    "openai_privacy_filter": Tiny(
-        "OpenAIPrivacyFilter",
-        dict(ONE_LAYER, swiglu_limit=1.25, **PLAIN_ROPE),
-        rules=Rules(
-            renormalise=True,
-            choose_by="logit",
-            scale=1 / 3,
-            output_scale=3.0,
-            activation=alpha_swiglu(1.702, 1.25),
-        ),
-        names=fused(
-            router="mlp.router.weight",
-            router_bias="mlp.router.bias",
-            gate_bias="mlp.experts.gate_up_proj_bias",
-            down_bias="mlp.experts.down_proj_bias",
-            transposed=True,
-        ),
-        kind="ForTokenClassification",
-    ),
     "phimoe": Tiny(
         "Phimoe",
         dict(ONE_LAYER, num_experts_per_tok=2, router_jitter_noise=0.3),
@@ -272,19 +220,6 @@ CASES = {
             choice_bias="mlp.moe_statics.e_score_correction_bias",
             **shared("mlp.shared_experts"),
         ),
-    ),
-    "granitemoeshared": Tiny("GraniteMoeShared", ONE_LAYER, CHOSEN_SOFTMAX, names=GRANITE),
-    "granitemoehybrid": Tiny(
-        "GraniteMoeHybrid",
-        dict(ONE_LAYER, layer_types=["full_attention"]),
-        CHOSEN_SOFTMAX,
-        names=GRANITE,
-    ),
-    "granitemoe_swa": Tiny(
-        "GraniteMoeSWA",
-        ONE_LAYER,
-        CHOSEN_SOFTMAX,
-        names=fused("block_sparse_moe", router="block_sparse_moe.router.weight"),
     ),
     "hunyuan_v1_moe": Tiny(
         "HunYuanMoEV1",
@@ -309,30 +244,6 @@ CASES = {
             choice_bias="mlp.router.e_score_correction_bias",
         ),
         publish=(drop_zero_experts,),
-    ),
-    "cohere2_moe": Tiny(
-        "Cohere2Moe",
-        dict(
-            num_shared_experts=2,
-            intermediate_size=12,
-            num_hidden_layers=1,
-            layer_types=["full_attention"],
-        ),
-        Rules(renormalise=True, choose_by="logit", combined=0.5),
-        names=per_expert(**shared("mlp.shared_experts")),
-    ),
-    "cohere2_moe_sigmoid": Tiny(
-        "Cohere2Moe",
-        dict(
-            num_shared_experts=1,
-            shared_expert_combination_strategy="sum",
-            expert_selection_fn="sigmoid",
-            intermediate_size=12,
-            num_hidden_layers=1,
-            layer_types=["full_attention"],
-        ),
-        Rules("sigmoid", renormalise=True, choose_by="logit"),
-        names=per_expert(**shared("mlp.shared_experts")),
     ),
     "mistral4": Tiny(
         "Mistral4",
@@ -413,18 +324,6 @@ CASES = {
         names=per_expert(**GATED_SHARED),
         config_family="Qwen4ExpText",
     ),
-    "jetmoe": Tiny(
-        "JetMoe",
-        ONE_LAYER,
-        CHOSEN_SOFTMAX,
-        names=Names(
-            router="mlp.router.layer.weight",
-            gate="mlp.input_linear.weight",
-            down="mlp.output_linear.weight",
-            output_bias="mlp.bias",
-        ),
-        watch=Watch(r"\.mlp\.router$", jetmoe_router),
-    ),
     "dbrx": Tiny(
         "Dbrx",
         dict(
@@ -451,23 +350,6 @@ CASES = {
             up="experts.mlp.v1",
             down="experts.mlp.w2",
             flattened=True,
-        ),
-    ),
-    "aria": Tiny(
-        "AriaText",
-        dict(ONE_LAYER, moe_num_shared_experts=2),
-        CHOSEN_SOFTMAX,
-        names=Names(
-            layer="language_model.model.layers.{}.",
-            router="mlp.router.weight",
-            gate="mlp.experts.fc1.weight",
-            down="mlp.experts.fc2.weight",
-            transposed=True,
-            **shared("mlp.shared_experts"),
-        ),
-        publish=(
-            renamed((r"^", "language_model.")),
-            nested("aria", "AriaForConditionalGeneration"),
         ),
     ),
     "flex_olmo": Tiny("FlexOlmo", dict(ONE_LAYER, norm_topk_prob=False), Rules()),

@@ -13,13 +13,14 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
+import cases_logits  # noqa: E402
 import cases_sigmoid  # noqa: E402
 import cases_softmax  # noqa: E402
 from cases import TOKENS, VOCAB, Tiny, keep_feed_forward  # noqa: E402
 from record_blocks import record_blocks, write_blocks  # noqa: E402
 from saved_block import check_blocks  # noqa: E402
 
-CASES = {**cases_softmax.CASES, **cases_sigmoid.CASES}
+CASES = {**cases_softmax.CASES, **cases_logits.CASES, **cases_sigmoid.CASES}
 SMALLEST_GAP = 1e-5
 
 
