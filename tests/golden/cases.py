@@ -10,7 +10,7 @@ import transformers
 from record_blocks import Watch
 from rules import Rules
 from safetensors.torch import load_file, save_file
-from saved_block import PROJECTIONS, Names, per_expert
+from saved_block import PROJECTIONS, Names, SavedBlock, per_expert
 
 TOKENS = 33
 VOCAB = 64
@@ -63,8 +63,14 @@ TINY = {
 }
 
 # Zeros or ones when a model is new, and then they do nothing.
-BIASES = r"e_score_correction_bias$|expert_bias$|router\.bias$|proj_bias$|mlp\.bias$"
-GAINS = r"post_mlp_layernorm\.weight$|router\.scale$|per_expert_scale$"
+BIASES = (
+    r"e_score_correction_bias$|expert_bias$|balancing_biases$|proj_bias$|"
+    r"(router|\.mlp|router_mlp\.fc[12]|gate\.down_proj)\.bias$|(pre|post)_expert_norm\.weight$"
+)
+GAINS = (
+    r"post_mlp_layernorm\.weight$|router\.scale$|per_expert_scale$|global_scale$|"
+    r"router_states_scale$|router_mlp\.norm\.weight$"
+)
 
 # The tensors of what stands after attention in a layer.
 FEED_FORWARD = (
@@ -101,7 +107,7 @@ PLAIN_ROPE = dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0))
 class Case:
     family: str
     sizes: dict
-    rules: Rules | Callable
+    rules: Rules
     seed: int = 1
     dtype: torch.dtype = torch.float32
     save: dict = field(default_factory=dict)
@@ -111,6 +117,7 @@ class Case:
     kind: str = "ForCausalLM"
     publish: tuple = ()
     biases: tuple = ()
+    block: type = SavedBlock
 
     def config(self):
         return getattr(transformers, f"{self.family}Config")(**{**COMMON, **self.sizes})
@@ -122,7 +129,7 @@ class Case:
         torch.manual_seed(self.seed)
         model = self.model_class()(self.config()).to(self.dtype)
         for name, tensor in model.state_dict().items():
-            if self.biases and name.endswith("e_score_correction_bias"):
+            if self.biases and name.endswith(("e_score_correction_bias", "balancing_biases")):
                 tensor.copy_(torch.tensor(self.biases))
             elif re.search(BIASES, name):
                 tensor.uniform_(-0.3, 0.3)

@@ -13,6 +13,7 @@ from cases import (
     renamed,
     split_experts,
 )
+from record_blocks import Watch
 from rules import (
     Rules,
     alpha_swiglu,
@@ -118,6 +119,7 @@ CASES = {
             token_table="ffn.gate.tid2eid" if layer == 0 else "",
             **shared("ffn.shared_experts", W132),
         ),
+        watch=Watch(second="token_ids"),
         publish=(
             renamed((r"^model\.", "")),
             published_keys(mlp_layer_types=None, num_hash_layers=1),

@@ -16,11 +16,17 @@ sys.path.insert(0, str(HERE))
 import cases_logits  # noqa: E402
 import cases_sigmoid  # noqa: E402
 import cases_softmax  # noqa: E402
+import cases_special  # noqa: E402
 from cases import TOKENS, VOCAB, Tiny, keep_feed_forward  # noqa: E402
 from record_blocks import record_blocks, write_blocks  # noqa: E402
 from saved_block import check_blocks  # noqa: E402
 
-CASES = {**cases_softmax.CASES, **cases_logits.CASES, **cases_sigmoid.CASES}
+CASES = {
+    **cases_softmax.CASES,
+    **cases_logits.CASES,
+    **cases_sigmoid.CASES,
+    **cases_special.CASES,
+}
 SMALLEST_GAP = 1e-5
 
 
@@ -56,7 +62,7 @@ def make(name):
             step(folder)
         if isinstance(case, Tiny):
             keep_feed_forward(folder)
-        error, gap, loads = check_blocks(folder, case.rules, case.names)
+        error, gap, loads = check_blocks(folder, case.rules, case.names, case.block)
         assert gap >= SMALLEST_GAP, f"{name}: scores too close ({gap}), choose another seed"
         size = sum(path.stat().st_size for path in folder.iterdir())
         shutil.rmtree(HERE / name, ignore_errors=True)

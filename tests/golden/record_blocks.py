@@ -5,7 +5,7 @@ Used by make_golden.py (beside this file) and examples/train_tiny.py.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,6 +32,24 @@ def jetmoe_router(module, _args, output):
     return expert[in_order].view(-1, module.top_k), weight[in_order].view(-1, module.top_k)
 
 
+def pool_choice(second_pool):
+    """Two modules each choose for the tokens of their pool; experts of the second count on."""
+    tokens = (~second_pool).nonzero().flatten(), second_pool.nonzero().flatten()
+    so_far = {}
+
+    def read(module, args, _output):
+        _, expert, weight = args
+        second = len(expert) == len(tokens[1])
+        if not second:
+            so_far["expert"] = expert.new_zeros(len(second_pool), expert.shape[1])
+            so_far["weight"] = weight.new_zeros(len(second_pool), weight.shape[1])
+        so_far["expert"][tokens[second]] = expert + second * module.num_experts
+        so_far["weight"][tokens[second]] = weight
+        return so_far["expert"], so_far["weight"]
+
+    return read
+
+
 @dataclass
 class Watch:
     """Which modules choose and which compute.
@@ -39,12 +57,16 @@ class Watch:
     chooser: pattern of the names of modules whose call tells experts and weights, by `read`.
     block: their ancestor that computes the block, as a number of name parts to drop.
     router: name, beside the chooser, of a router that reads something else than the block.
+    second: what the second argument of the block is recorded as.
+    inputs: further arguments of the model.
     """
 
     chooser: str = r"\.experts$"
     read: Callable = experts_call
     up: int = 1
     router: str = ""
+    second: str = ""
+    inputs: dict = field(default_factory=dict)
 
 
 def _layer_index(module_name):
@@ -65,14 +87,17 @@ def _watch_choice(record, layer, read):
     return hook
 
 
-def _watch_block(record, layer):
+def _watch_block(record, layer, second_name):
     def hook(module, args, kwargs, output):
-        first = args[0] if args else next(iter(kwargs.values()))
+        first, *others = (*args, *kwargs.values())
         record[f"layer.{layer}.input"] = _flat(first)
+        if second_name and others and others[0] is not None:
+            second = others[0]
+            record[f"layer.{layer}.{second_name}"] = (
+                _flat(second) if second.is_floating_point() else second.reshape(-1).long().clone()
+            )
         result = output[0] if isinstance(output, tuple) else output
         record[f"layer.{layer}.output"] = _flat(result)
-        if hasattr(getattr(module, "gate", None), "tid2eid"):
-            record[f"layer.{layer}.token_ids"] = record["input_ids"].to(torch.int64)
 
     return hook
 
@@ -99,13 +124,13 @@ def record_blocks(model, input_ids, watch=None):
         layer, parts = _layer_index(name), name.split(".")
         listen(module, _watch_choice(record, layer, watch.read))
         block = model.get_submodule(".".join(parts[: len(parts) - watch.up]))
-        listen(block, _watch_block(record, layer))
+        listen(block, _watch_block(record, layer, watch.second))
         if watch.router:
             router = model.get_submodule(".".join((*parts[:-1], watch.router)))
             listen(router, _watch_router(record, layer))
     try:
         with torch.no_grad():
-            model(input_ids=torch.tensor([input_ids]), use_cache=False)
+            model(input_ids=torch.tensor([input_ids]), use_cache=False, **watch.inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -129,12 +129,15 @@ class SavedBlock:
             products = products + self._get(self.names.router_bias)
         return self.rules.logits(products)
 
-    def route(self, x, top_k, token_ids):
-        """Experts [T,K], weights [T,K], smallest difference that decides a choice."""
+    def route(self, x, top_k, recorded):
+        """Experts [T,K], weights [T,K], smallest difference that decides a choice.
+
+        `recorded` gives what else the block was called with, by name.
+        """
         logits = self.logits(x)
         if self.names.token_table and self.prefix + self.names.token_table in self.weights:
             table = self.weights[self.prefix + self.names.token_table].numpy()
-            expert = table[token_ids]
+            expert = table[recorded("token_ids")]
             return expert, self.rules.weigh(logits, expert), np.inf
         bias = self._get(self.names.choice_bias).ravel() if self.names.choice_bias else 0.0
         expert, weight, gap = self.rules.route(logits, bias, top_k)
@@ -152,9 +155,11 @@ class SavedBlock:
         row = self.rules.activation(gate, up) @ self.down[e].T
         return row if self.down_bias is None else row + self.down_bias[e]
 
+    def latent(self, x):
+        return x @ self._get(self.names.latent_in).T if self.names.latent_in else x
+
     def routed(self, x, expert, weight):
-        if self.names.latent_in:
-            x = x @ self._get(self.names.latent_in).T
+        x = self.latent(x)
         y = np.zeros_like(x)
         for token, slot in np.ndindex(expert.shape):
             w, e = weight[token, slot], expert[token, slot]
@@ -200,25 +205,21 @@ def recorded_layers(record):
     return sorted(int(name.split(".")[1]) for name in record if name.endswith(".expert"))
 
 
-def check_blocks(folder, rules, names, tolerance=1e-5):
+def check_blocks(folder, rules, names, block_class=SavedBlock, tolerance=1e-5):
     """Compares the blocks file of a folder with float64 results from its checkpoint.
 
-    `rules` and `names` may be functions of the layer. Returns the largest relative error, the
+    `names` may be a function of the layer. Returns the largest relative error, the
     smallest difference that decides a choice of experts or groups, and the number of slots of
     each expert by layer.
     """
     weights, record = _load_checkpoint(folder), load_file(Path(folder) / BLOCKS_FILE)
     worst, gap, loads = 0.0, np.inf, {}
     for layer in recorded_layers(record):
-        block = SavedBlock(
-            weights,
-            layer,
-            names(layer) if callable(names) else names,
-            rules(layer) if callable(rules) else rules,
-        )
+        layer_names = names(layer) if callable(names) else names
+        block = block_class(weights, layer, layer_names, rules)
         one_error, one_gap, expert = _check_layer(folder, layer, block, record)
         worst, gap = max(worst, one_error), min(gap, one_gap)
-        loads[layer] = np.bincount(expert.ravel(), minlength=len(block.router))
+        loads[layer] = np.bincount(expert.ravel(), minlength=len(block.down))
     assert worst < tolerance, f"{folder}: relative error {worst}"
     return worst, gap, loads
 
@@ -231,7 +232,7 @@ def _check_layer(folder, layer, block, record):
     x, expert = recorded("input").astype(np.float64), recorded("expert")
     router_input = recorded("router_input")
     router_x = x if router_input is None else router_input.astype(np.float64)
-    own, weight, gap = block.route(router_x, expert.shape[1], recorded("token_ids"))
+    own, weight, gap = block.route(router_x, expert.shape[1], recorded)
     own_order, order = np.argsort(own, axis=1), np.argsort(expert, axis=1)
     sorted_own, sorted_expert = (
         np.take_along_axis(own, own_order, axis=1),
