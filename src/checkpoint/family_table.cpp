@@ -37,7 +37,7 @@ constexpr Family kFamilies[] = {
     kGptOss,
     kGranite,
     kGraniteHybrid,
-    kGraniteShared,
+
     kHunyuan,
     kHyV3,
     kHyV4,

@@ -74,20 +74,15 @@ inline constexpr Family kKolibri = {
 
 inline constexpr Family kGranite = {
     .name = "granitemoe",
-    .model_types = {"granitemoe"},
+    // The shared expert of the others stands beside the block, in their layer.
+    .model_types = {"granitemoe", "granitemoeshared", "granitemoe_swa"},
     .experts = {"num_local_experts"},
     .ffn = kIntermediate,
     .router = {.score = Score::logit, .chosen = ChosenScore::softmax},
     .places = {kSparseLinear, kSparseFused},
 };
-inline constexpr Family kGraniteShared = as(kGranite, "granitemoeshared", [](Family& row) {
-  row.model_types = {"granitemoeshared", "granitemoe_swa"};
-  row.shared = shared_wide("shared_intermediate_size", 0);
-});
-inline constexpr Family kGraniteHybrid = as(kGranite, "granitemoehybrid", [](Family& row) {
-  row.dense_experts = 0;
-  row.shared = shared_wide("shared_intermediate_size", 1024);
-});
+// Its layer may have no experts at all.
+inline constexpr Family kGraniteHybrid = as(kGranite, "granitemoehybrid", [](Family& row) { row.dense_experts = 0; });
 inline constexpr Family kJetMoe = as(kGranite, "jetmoe", [](Family& row) {
   row.output_bias = true;
   row.function.key = "activation_function";

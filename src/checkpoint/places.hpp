@@ -120,10 +120,6 @@ inline constexpr ExpertLayout kSharedMlp = {
     .down = "{block}shared_mlp.down_proj.weight",
 };
 // Beside the block.
-inline constexpr ExpertLayout kSharedLinear = {
-    .gate = "shared_mlp.input_linear.weight",
-    .down = "shared_mlp.output_linear.weight",
-};
 inline constexpr ExpertLayout kShareExpert = {
     .gate = "share_expert.gate_proj.weight",
     .up = "share_expert.up_proj.weight",
@@ -139,13 +135,11 @@ inline constexpr Place kSparseLinear = {
     .block = "block_sparse_moe.",
     .experts = &kLinear,
     .router = "{block}router.layer.weight",
-    .shared = &kSharedLinear,
 };
 inline constexpr Place kSparseFused = {
     .block = "block_sparse_moe.",
     .experts = &kFused,
     .router = "{block}router.weight",
-    .shared = &kSharedLinear,
 };
 
 }  // namespace switchyard::places
