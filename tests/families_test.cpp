@@ -18,9 +18,7 @@ using namespace switchyard::testing;
 using nlohmann::json;
 
 std::string activation_text(const ExpertFunction& function) {
-  constexpr const char* kNames[] = {"silu",         "gelu",         "gelu_tanh",  "relu",      "relu_squared",
-                                    "silu_clamped", "silu_limited", "swiglu_oai", "softcapped"};
-  std::string text = kNames[static_cast<std::size_t>(function.activation)];
+  std::string text = activation_name(function.activation);
   if (!function.gated) text += " ungated";
   if (function.limit != 0) text += fmt::format(" L{:g}", function.limit);
   if (function.alpha != 0) text += fmt::format(" a{:g}", function.alpha);
