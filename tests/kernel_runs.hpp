@@ -107,7 +107,23 @@ inline Routed route(const Kernels& kernels, const std::vector<float>& logits, st
   const std::int64_t count = static_cast<std::int64_t>(logits.size()) / experts;
   std::vector<std::int32_t> expert(static_cast<std::size_t>(count * options.topk));
   std::vector<float> weight(expert.size());
-  kernels.route({logits.data(), experts, count, experts, &options, expert.data(), weight.data()});
+  const RouteInputs inputs;
+  RouteOutputs outputs;
+  outputs.expert = {expert.data(), DType::i32};
+  outputs.weight = {weight.data(), DType::f32};
+  const Workspace scratch(route_workspace_bytes(count, experts));
+  RouteArgs args{};
+  args.logits = logits.data();
+  args.logits_type = DType::f32;
+  args.stride = experts;
+  args.experts = experts;
+  args.options = &options;
+  args.selection_bias = static_cast<const float*>(options.selection_bias.data);
+  args.inputs = &inputs;
+  args.outputs = &outputs;
+  args.end = count;
+  args.scratch = static_cast<float*>(scratch.data());
+  kernels.route(args);
   return {expert, bits_of(weight)};
 }
 

@@ -53,9 +53,7 @@ void check_against_reference(const Weights& weights, const Arithmetic& arithmeti
   const ForwardResult result = layer.forward(rows.view(), y.view(), workspace);
   EXPECT_EQ(result.path, Path::grouped);
   ASSERT_EQ(result.routing.tokens, count);
-  expect_routing(
-      result.routing,
-      reference::route(weights.logits(x), {.topk = router.topk, .normalize = router.normalize != Normalize::none}));
+  expect_routing(result.routing, reference::route(weights.logits(x), router));
   const reference::Table expected = weights.expected(x, taken(result.routing), arithmetic.activations);
   const double tolerance =
       out == DType::bf16 ? std::max(arithmetic.tolerance, kBf16OutputTolerance) : arithmetic.tolerance;

@@ -1,302 +1,234 @@
-// Routing from logits against the reference, and every input that breaks such code.
+// `route` against the oracle, over shapes, rules and element types.
 #include "switchyard/route.hpp"
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <limits>
-#include <random>
-#include <set>
-#include <vector>
-
-#include "reference.hpp"
-#include "switchyard/error.hpp"
-#include "tolerances.hpp"
+#include "route_cases.hpp"
+#include "route_checks.hpp"
 
 namespace {
 
-using namespace switchyard;
+using namespace route_runs;
+using route_cases::Rule;
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+bool groupless(const RouterOptions& options) { return options.groups == 0; }
 
-struct Routed {
-  std::vector<std::int32_t> expert;
-  std::vector<float> weight;
+unsigned wanted_of(const Case& c) {
+  return c.options.topk < c.experts && groupless(c.options) ? everything_of(c.options.score) : kUsual;
+}
+
+void check(Case c, unsigned seed) {
+  c.wanted = wanted_of(c);
+  fill(c, seed);
+  expect_matches(c);
+}
+
+TEST(Route, EveryRuleMatches) {
+  for (const std::int32_t topk : {1, 2, 5}) {
+    unsigned seed = 1;
+    for (const Rule& rule : route_cases::rules(topk)) {
+      SCOPED_TRACE(rule.name);
+      check({.tokens = 11, .experts = 37, .options = rule.options}, seed++);
+    }
+  }
+}
+
+TEST(Route, EveryTopkOfFewAndOddExpertsMatches) {
+  std::size_t turn = 0;
+  for (const std::int32_t experts : {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 60, 64, 65}) {
+    for (std::int32_t topk = 1; topk <= std::min(experts, kMaxTopk); ++topk) {
+      const std::vector<Rule> rules = route_cases::rules(topk);
+      const Rule& rule = rules[turn++ * 7 % rules.size()];
+      SCOPED_TRACE(rule.name + ", experts " + std::to_string(experts) + " topk " + std::to_string(topk));
+      check({.tokens = 3, .experts = experts, .options = rule.options}, static_cast<unsigned>(turn));
+    }
+  }
+}
+
+TEST(Route, ManyExpertsAndTokensMatch) {
+  struct Shape {
+    std::int64_t tokens;
+    std::int64_t experts;
+    std::int32_t topk;
+  };
+  std::size_t turn = 0;
+  for (const Shape& shape : {Shape{130, 128, 8}, Shape{257, 64, 6}, Shape{70, 256, 8}, Shape{65, 130, 4},
+                             Shape{33, 512, 10}, Shape{20, 896, 16}, Shape{9, 1024, 32}, Shape{5, 2304, 36},
+                             Shape{3, 8160, 16}, Shape{3, 8161, 64}, Shape{2, 8200, 33}, Shape{1, 8200, 1}}) {
+    const std::vector<Rule> rules = route_cases::rules(shape.topk);
+    for (int i = 0; i < 6; ++i) {
+      const Rule& rule = rules[turn++ * 41 % rules.size()];
+      SCOPED_TRACE(rule.name + ", experts " + std::to_string(shape.experts));
+      check({.tokens = shape.tokens, .experts = shape.experts, .options = rule.options, .threads = 2},
+            static_cast<unsigned>(turn));
+    }
+  }
+}
+
+// ---- groups and biases
+
+struct Shape {
+  std::int32_t experts, topk, groups, kept_groups, group_best;
 };
 
-Routed route(const std::vector<float>& logits, std::int64_t experts, const RouterOptions& options, int threads = 1) {
-  const std::int64_t tokens = static_cast<std::int64_t>(logits.size()) / experts;
-  Routed routed{std::vector<std::int32_t>(static_cast<std::size_t>(tokens * options.topk), -7),
-                std::vector<float>(static_cast<std::size_t>(tokens * options.topk), kNan)};
-  route_logits({logits.data(), tokens, experts}, options,
-               {tokens, options.topk, routed.expert.data(), routed.weight.data()}, Threads::pool(threads));
-  return routed;
+constexpr Shape kGroupedShapes[] = {{256, 8, 8, 4, 2}, {16, 4, 4, 2, 2},  {160, 6, 8, 3, 1},     {60, 5, 5, 2, 3},
+                                    {21, 7, 3, 1, 2},  {12, 12, 4, 4, 1}, {512, 8, 256, 100, 2}, {130, 3, 2, 1, 64}};
+constexpr Shape kGrouplessShapes[] = {{64, 6, 0, 0, 1}, {37, 37, 0, 0, 1}, {8200, 9, 0, 0, 1}};
+
+RouterOptions grouped(const Shape& shape, RouterOptions options) {
+  options.groups = shape.groups;
+  options.kept_groups = shape.kept_groups;
+  options.group_best = shape.group_best;
+  return options;
 }
 
-Routed route(const std::vector<float>& logits, std::int64_t experts, std::int32_t topk, bool normalize,
-             int threads = 1) {
-  return route(logits, experts, {.topk = topk, .normalize = normalize ? Normalize::sum : Normalize::none}, threads);
-}
-
-reference::Rules rules_of(const RouterOptions& options, std::int64_t experts) {
-  reference::Rules rules{.topk = options.topk,
-                         .sigmoid = options.score == Score::sigmoid,
-                         .normalize = options.normalize != Normalize::none,
-                         .epsilon = options.epsilon,
-                         .scale = options.scale,
-                         .groups = options.groups,
-                         .kept_groups = options.kept_groups,
-                         .group_best = options.group_best,
-                         .masked_zero = options.masked_zero,
-                         .bias = {}};
-  if (options.selection_bias.data != nullptr) {
-    const auto* bias = static_cast<const float*>(options.selection_bias.data);
-    rules.bias.assign(bias, bias + experts);
-  }
-  return rules;
-}
-
-void check(const std::vector<float>& logits, std::int64_t experts, const RouterOptions& options) {
-  const Routed found = route(logits, experts, options);
-  reference::Table table(static_cast<std::int64_t>(logits.size()) / experts, experts);
-  std::copy(logits.begin(), logits.end(), table.value.begin());
-  const reference::Routing expected = reference::route(table, rules_of(options, experts));
-  EXPECT_EQ(found.expert, expected.expert) << "experts " << experts << " topk " << options.topk;
-  for (std::size_t i = 0; i < found.weight.size(); ++i) {
-    EXPECT_NEAR(found.weight[i], expected.weight[i], kWeightTolerance * std::max(1.0F, options.scale))
-        << "experts " << experts << " topk " << options.topk << " slot " << i;
-  }
-}
-
-void check(const std::vector<float>& logits, std::int64_t experts, std::int32_t topk, bool normalize) {
-  check(logits, experts, {.topk = topk, .normalize = normalize ? Normalize::sum : Normalize::none});
-}
-
-std::vector<float> random_logits(std::int64_t tokens, std::int64_t experts, float scale, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, scale);
-  std::vector<float> logits(static_cast<std::size_t>(tokens * experts));
-  for (float& logit : logits) {
-    logit = normal(random);
-  }
-  return logits;
-}
-
-TEST(Route, MatchesTheReferenceForEveryTopkAndOddNumbersOfExperts) {
-  for (const std::int32_t experts : {1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 60, 64, 100, 257}) {
-    const std::vector<float> logits = random_logits(5, experts, 3.0F, static_cast<unsigned>(experts));
-    for (std::int32_t topk = 1; topk <= std::min(experts, kMaxTopk); ++topk) {
-      check(logits, experts, topk, topk % 2 == 0);
-    }
-  }
-  check(random_logits(3, 8192, 4.0F, 1), 8192, 64, true);
-}
-
-TEST(Route, TiesGoToTheLowerId) {
-  for (const std::int32_t topk : {1, 4, 15, 16, 17, 33, 64}) {
-    const Routed all_equal = route(std::vector<float>(64, 0.5F), 64, topk, false);
-    for (std::int32_t s = 0; s < topk; ++s) {
-      EXPECT_EQ(all_equal.expert[static_cast<std::size_t>(s)], s);
-    }
-    check(std::vector<float>(64, 0.5F), 64, topk, true);
-  }
-  std::vector<float> coarse = random_logits(20, 64, 1.0F, 2);
-  for (float& logit : coarse) {
-    logit = std::round(logit * 2) / 2;  // many ties at every rank
-  }
-  for (const std::int32_t topk : {2, 8, 20, 64}) {
-    check(coarse, 64, topk, false);
-  }
-}
-
-TEST(Route, SignedZerosAreEqual) {
-  const Routed found = route({-0.0F, 0.0F, -0.0F, 0.0F}, 4, 3, false);
-  EXPECT_EQ(found.expert, (std::vector<std::int32_t>{0, 1, 2}));
-}
-
-TEST(Route, NanCountsAsMinusInfinity) {
-  const Routed found = route({kNan, 1.0F, -kInf, 2.0F, kNan}, 5, 5, false);
-  EXPECT_EQ(found.expert, (std::vector<std::int32_t>{3, 1, 0, 2, 4}));
-  check({kNan, 1.0F, -kInf, 2.0F, kNan}, 5, 5, false);
-}
-
-TEST(Route, RowsWithoutAFiniteLogitAreUniform) {
-  for (const float value : {-kInf, kNan}) {
-    const Routed found = route(std::vector<float>(20, value), 20, 4, false);
-    EXPECT_EQ(found.expert, (std::vector<std::int32_t>{0, 1, 2, 3}));
-    EXPECT_EQ(found.weight, std::vector<float>(4, 1.0F / 20));
-  }
-}
-
-TEST(Route, SeveralPlusInfinitiesShareTheWeight) {
-  const Routed found = route({1.0F, kInf, 3.0F, kInf}, 4, 3, true);
-  EXPECT_EQ(found.expert, (std::vector<std::int32_t>{1, 3, 2}));
-  EXPECT_EQ(found.weight, (std::vector<float>{0.5F, 0.5F, 0.0F}));
-}
-
-TEST(Route, FarApartAndHugeLogitsKeepTheirOrder) {
-  const float top = std::numeric_limits<float>::max();
-  check({-200.0F, 300.0F, 0.0F, -top, top, 100.0F}, 6, 6, false);  // all but one underflow: the logits still decide
-  check({88.0F, 89.0F, -88.0F, 87.9F}, 4, 4, true);
-}
-
-TEST(Route, NeverADuplicateAndSumsToOne) {
-  const std::vector<float> logits = random_logits(500, 37, 5.0F, 4);
-  const Routed found = route(logits, 37, 11, true, 3);
-  for (std::size_t t = 0; t < 500; ++t) {
-    const std::set<std::int32_t> distinct(found.expert.begin() + static_cast<std::ptrdiff_t>(t * 11),
-                                          found.expert.begin() + static_cast<std::ptrdiff_t>(t * 11 + 11));
-    EXPECT_EQ(distinct.size(), 11U);
-    double sum = 0;
-    for (std::size_t s = 0; s < 11; ++s) {
-      sum += found.weight[t * 11 + s];
-    }
-    EXPECT_NEAR(sum, 1.0, 1e-6);
-  }
-}
-
-TEST(Route, BitsDoNotDependOnBatchOrThreads) {
-  const std::vector<float> logits = random_logits(300, 60, 2.0F, 5);
-  const Routed whole = route(logits, 60, 6, true, 3);
-  for (std::size_t t = 0; t < 300; ++t) {
-    const Routed one = route({logits.begin() + static_cast<std::ptrdiff_t>(t * 60),
-                              logits.begin() + static_cast<std::ptrdiff_t>(t * 60 + 60)},
-                             60, 6, true);
-    ASSERT_TRUE(
-        std::equal(one.expert.begin(), one.expert.end(), whole.expert.begin() + static_cast<std::ptrdiff_t>(t * 6)));
-    ASSERT_TRUE(
-        std::equal(one.weight.begin(), one.weight.end(), whole.weight.begin() + static_cast<std::ptrdiff_t>(t * 6)));
-  }
-}
-
-TEST(Route, TakesNoTokens) { EXPECT_TRUE(route({}, 8, 2, true).expert.empty()); }
-
-// Multiples of 1/4096 between −0.5 and 0.5: added to a score in fp32 and in double, both choose the same.
+// Multiples of 1/256 between −0.5 and 0.5, which every float type holds.
 std::vector<float> random_bias(std::int64_t experts, unsigned seed) {
   std::mt19937 random(seed);
   std::vector<float> bias(static_cast<std::size_t>(experts));
   for (float& value : bias) {
-    value = static_cast<float>(std::uniform_int_distribution<int>(-2048, 2048)(random)) / 4096;
+    value = static_cast<float>(std::uniform_int_distribution<int>(-128, 128)(random)) / 256;
   }
   return bias;
 }
 
-TEST(Route, BiasGroupsAndScalingMatchTheReference) {
-  struct Shape {
-    std::int32_t experts, topk, groups, kept_groups, group_best;
+void check_biased(const Shape& shape, const Rule& rule, DType bias_type) {
+  SCOPED_TRACE(rule.name + ", experts " + std::to_string(shape.experts) + " groups " + std::to_string(shape.groups) +
+               " bias " + dtype_name(bias_type));
+  const elements::Elements bias = elements::of(bias_type, random_bias(shape.experts, 12));
+  Case c{.tokens = 17, .experts = shape.experts, .options = grouped(shape, rule.options)};
+  check(c, 11);
+  c.options.selection_bias = bias.view();
+  check(c, 12);
+  c.options.masked_zero = true;
+  check(c, 13);
+}
+
+TEST(Route, GroupsAndBiasMatch) {
+  std::size_t turn = 0;
+  const auto run_shapes = [&](const auto& shapes) {
+    for (const Shape& shape : shapes) {
+      const std::vector<Rule> rules = route_cases::rules(shape.topk);
+      for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+        for (int i = 0; i < 4; ++i) {
+          const Rule& rule = rules[turn++ * 19 % rules.size()];
+          if (rule.options.score != Score::sparsemixer) {
+            check_biased(shape, rule, type);
+          }
+        }
+      }
+    }
   };
-  for (const Shape& shape :
-       {Shape{256, 8, 8, 4, 2}, Shape{16, 4, 4, 2, 2}, Shape{160, 6, 8, 3, 1}, Shape{60, 5, 5, 2, 3},
-        Shape{21, 7, 3, 1, 2}, Shape{64, 6, 0, 0, 1}, Shape{37, 37, 0, 0, 1}, Shape{12, 12, 4, 4, 1}}) {
-    const std::vector<float> logits = random_logits(40, shape.experts, 1.5F, 11);
-    const std::vector<float> bias = random_bias(shape.experts, 12);
-    for (const Score score : {Score::softmax, Score::sigmoid}) {
-      for (const float* selection_bias : {static_cast<const float*>(nullptr), bias.data()}) {
-        RouterOptions options{
-            .topk = shape.topk, .score = score, .normalize = Normalize::sum, .epsilon = 1e-20F, .scale = 2.5F};
-        options.groups = shape.groups;
-        options.kept_groups = shape.kept_groups;
-        options.group_best = shape.group_best;
-        options.selection_bias = {selection_bias, DType::f32};
-        check(logits, shape.experts, options);
-        options.normalize = Normalize::none;
-        options.masked_zero = true;
-        check(logits, shape.experts, options);
+  run_shapes(kGroupedShapes);
+  run_shapes(kGrouplessShapes);
+}
+
+TEST(Route, EveryScoreWithGroupsAndBiasMatches) {
+  for (const auto& kind : route_cases::kKinds) {
+    for (const Normalize normalize : {Normalize::none, Normalize::sum}) {
+      RouterOptions options{.topk = 8, .score = kind.score, .normalize = normalize, .epsilon = 1e-20F, .scale = 2.5F};
+      options.chosen = kind.chosen;
+      check_biased(kGroupedShapes[0], {kind.name, options}, DType::f32);
+    }
+  }
+}
+
+// ---- orders
+
+TEST(Route, OrdersMatch) {
+  for (const Order order : {Order::score, Order::expert, Order::any}) {
+    for (const std::int32_t topk : {1, 2, 9, 15, 16, 17, 31, 32, 33, 64}) {
+      std::size_t turn = static_cast<std::size_t>(topk);
+      for (Rule rule : route_cases::rules(topk)) {
+        if (turn++ % 23 != 0) continue;
+        SCOPED_TRACE(rule.name + ", order " + std::to_string(static_cast<int>(order)));
+        rule.options.order = order;
+        check({.tokens = 9, .experts = 77, .options = rule.options}, static_cast<unsigned>(turn));
       }
     }
   }
 }
 
-TEST(Route, ALargeBiasLeavesTinyScoresExact) {
-  const std::vector<float> logits{-16.0F, -18.0F, -20.0F, -40.0F};
-  const std::vector<float> bias(4, 100.0F);
-  RouterOptions options{.topk = 3, .score = Score::sigmoid};
-  options.selection_bias = {bias.data(), DType::f32};
-  const Routed found = route(logits, 4, options);
-  EXPECT_EQ(found.expert, (std::vector<std::int32_t>{0, 1, 2})) << "equal after the bias: the lower id first";
-  for (std::size_t s = 0; s < 3; ++s) {
-    EXPECT_NEAR(found.weight[s] / (1.0 / (1.0 + std::exp(-static_cast<double>(logits[s])))), 1.0, 1e-6);
+TEST(Route, OrderOfTheSparseMixerMovesWeightsWithTheirExperts) {
+  Case c{.tokens = 40, .experts = 16, .options = {.topk = 2, .score = Score::sparsemixer}};
+  for (const Order order : {Order::score, Order::expert, Order::any}) {
+    c.options.order = order;
+    check(c, 5);
   }
 }
 
-TEST(Route, ScoresThatAreAllZeroGiveZeroWeights) {
-  const std::vector<float> logits(8, -kInf);
-  for (const float epsilon : {0.0F, 1e-20F}) {
-    const Routed found =
-        route(logits, 8, {.topk = 2, .score = Score::sigmoid, .normalize = Normalize::sum, .epsilon = epsilon});
-    EXPECT_EQ(found.expert, (std::vector<std::int32_t>{0, 1}));
-    EXPECT_EQ(found.weight, (std::vector<float>{0.0F, 0.0F}));
-  }
-}
+// ---- element types
 
-TEST(Route, EqualGroupsKeepTheLowerOnes) {
-  RouterOptions options{.topk = 4, .score = Score::sigmoid};
-  options.groups = 4;
-  options.kept_groups = 2;
-  options.group_best = 2;
-  EXPECT_EQ(route(std::vector<float>(16, 0.25F), 16, options).expert, (std::vector<std::int32_t>{0, 1, 2, 3}));
-}
-
-TEST(Route, AMaskOfZeroLetsDroppedExpertsWinOverNegativeOnes) {
-  const std::vector<float> logits{4.0F, -4.0F, 1.0F, 1.0F};
-  const std::vector<float> bias{0.0F, -0.5F, 0.0F, 0.0F};
-  RouterOptions options{.topk = 2, .score = Score::sigmoid};
-  options.groups = 2;
-  options.kept_groups = 1;
-  options.selection_bias = {bias.data(), DType::f32};
-  EXPECT_EQ(route(logits, 4, options).expert, (std::vector<std::int32_t>{0, 1}));
-  options.masked_zero = true;
-  EXPECT_EQ(route(logits, 4, options).expert, (std::vector<std::int32_t>{0, 2}));
-}
-
-TEST(Route, NanInTheBiasCountsAsMinusInfinity) {
-  const std::vector<float> bias{0.0F, kNan, 0.0F, 0.0F};
-  RouterOptions options{.topk = 4, .score = Score::sigmoid};
-  options.selection_bias = {bias.data(), DType::f32};
-  EXPECT_EQ(route({1.0F, 5.0F, 2.0F, 3.0F}, 4, options).expert, (std::vector<std::int32_t>{3, 2, 0, 1}));
-}
-
-TEST(Route, RefusesWhatCannotBe) {
-  const std::vector<float> logits(8);
-  std::int32_t expert[8];
-  float weight[8];
-  const auto call = [&](std::int64_t experts, std::int32_t topk, Routing routing) {
-    route_logits({logits.data(), 1, experts}, {.topk = topk}, routing);
-  };
-  EXPECT_THROW(call(8, 0, {1, 0, expert, weight}), Error);
-  EXPECT_THROW(call(8, 9, {1, 9, expert, weight}), Error);
-  EXPECT_THROW(call(8, 2, {2, 2, expert, weight}), Error);
-  EXPECT_THROW(call(8, 2, {1, 2, nullptr, weight}), Error);
-  EXPECT_THROW(call(0, 1, {1, 1, expert, weight}), Error);
-  try {
-    call(8, 9, {1, 9, expert, weight});
-  } catch (const Error& error) {
-    EXPECT_STREQ(error.what(), "route: found topk 9 for 8 experts, expected 1..8");
-  }
-}
-
-TEST(Route, RefusesRulesThatCannotBe) {
-  const std::vector<float> logits(8);
-  const auto message = [&](const RouterOptions& options) -> std::string {
-    try {
-      route(logits, 8, options);
-    } catch (const Error& error) {
-      return error.what();
+TEST(Route, NarrowLogitsGiveTheBitsOfTheirValues) {
+  for (const DType type : {DType::bf16, DType::f16}) {
+    std::size_t turn = 0;
+    for (const Rule& rule : route_cases::rules(4)) {
+      if (turn++ % 7 != 0) continue;
+      SCOPED_TRACE(rule.name + " " + dtype_name(type));
+      Case c{.tokens = 19,
+             .experts = 45,
+             .options = rule.options,
+             .wanted = everything_of(rule.options.score),
+             .logits_type = type,
+             .gap = 3};
+      fill(c, 21);
+      expect_matches(c);
+      const Results narrow = run(c);
+      c.logits = elements::rounded(type, c.logits);
+      c.logits_type = DType::f32;
+      c.gap = 0;
+      EXPECT_EQ(narrow, run(c));
     }
-    return "none";
-  };
-  RouterOptions groups{.topk = 4};
-  groups.groups = 3;
-  EXPECT_EQ(message(groups), "route: found 3 groups for 8 experts, expected 0 or 2..256 of equal size");
-  groups.groups = 4;
-  groups.kept_groups = 1;
-  EXPECT_EQ(message(groups), "route: found 1 kept groups of 2 experts for topk 4, expected 1..4 with enough experts");
-  groups.kept_groups = 2;
-  groups.group_best = 3;
-  EXPECT_EQ(message(groups), "route: found group_best 3, expected 1..2");
-  EXPECT_EQ(message({.score = Score{7}}), "route: found score 7, expected softmax (0) or sigmoid (1)");
-  EXPECT_EQ(message({.epsilon = -1}), "route: found epsilon -1 and scale 1, expected finite numbers and epsilon >= 0");
+  }
+}
+
+TEST(Route, NarrowBiasGivesTheBitsOfItsValues) {
+  const std::vector<float> values = random_floats(45, 0.3F, 3);
+  for (const DType type : {DType::bf16, DType::f16}) {
+    const elements::Elements narrow = elements::of(type, values);
+    const elements::Elements wide = elements::of(DType::f32, elements::rounded(type, values));
+    Case c{.tokens = 19, .experts = 45, .options = {.topk = 7, .score = Score::sigmoid}, .wanted = kEverything};
+    c.logits = random_floats(19 * 45, 2.0F, 4);
+    c.options.selection_bias = narrow.view();
+    const Results found = run(c);
+    c.options.selection_bias = wide.view();
+    EXPECT_EQ(found, run(c));
+  }
+}
+
+TEST(Route, NarrowOutputsAreRoundedOnce) {
+  for (const DType type : {DType::bf16, DType::f16}) {
+    for (const Rule& rule : route_cases::rules(3)) {
+      Case c{.tokens = 8, .experts = 21, .options = rule.options, .wanted = kRouting | bit(probability)};
+      fill(c, 31, 6.0F);
+      const Results wide = run(c);
+      c.weight_type = type;
+      c.probability_type = type;
+      const Results narrow = run(c);
+      EXPECT_EQ(narrow.weights(), elements::rounded(type, wide.weights())) << rule.name;
+      EXPECT_EQ(narrow.floats(probability), elements::rounded(type, wide.floats(probability))) << rule.name;
+    }
+  }
+}
+
+TEST(Route, EveryIdTypeHoldsTheSameIds) {
+  Case c{.tokens = 30, .experts = 8200, .options = {.topk = 20}};
+  c.logits = random_floats(30 * 8200, 2.0F, 6);
+  const auto ids = run(c).ids();
+  for (const DType type : {DType::i16, DType::i64}) {
+    c.id_type = type;
+    EXPECT_EQ(run(c).ids(), ids) << dtype_name(type);
+  }
+}
+
+TEST(Route, StridedLogitsGiveTheSameBits) {
+  Case c{.tokens = 50, .experts = 33, .options = {.topk = 5}, .wanted = everything_of(Score::softmax), .threads = 2};
+  c.logits = random_floats(50 * 33, 2.0F, 7);
+  const Results dense = run(c);
+  for (const std::int64_t gap : {1, 15, 64}) {
+    c.gap = gap;
+    EXPECT_EQ(run(c), dense) << gap;
+  }
 }
 
 }  // namespace

@@ -1,8 +1,27 @@
-// Weights of the chosen, and what their gradient is to the logits; part of a kernel file, see kernels_inl.hpp. Arrays of
-// slots are padded to whole blocks, logits with −inf; what else stands in the padding means nothing.
+// Weights of the chosen, and what their gradient is to the logits; part of a kernel file, see kernels_inl.hpp. Lanes hold
+// tokens and slots follow one another, so that sums over slots run in slot order and nothing crosses lanes.
 
 namespace switchyard {
 namespace {
+
+// A value of each slot of kLanes tokens. Lanes without a token hold any number.
+struct alignas(64) SlotValues {
+  float value[kMaxTopk][kLanes];
+
+  V16 load(std::int32_t slot) const { return V16::load(value[slot]); }
+  void store(std::int32_t slot, V16 lanes) { V16::store(value[slot], lanes); }
+  void clear(std::int32_t topk) {
+    for (std::int32_t s = 0; s < topk; ++s) {
+      store(s, V16::set(0.0F));
+    }
+  }
+};
+
+// What a softmax over all experts needs of each token.
+struct alignas(64) SoftmaxLanes {
+  float largest[kLanes];
+  float total[kLanes];
+};
 
 // The sum of all probabilities cancels, and underflows of it with it.
 inline bool softmax_over_chosen(const RouterOptions& options) {
@@ -15,56 +34,148 @@ inline Normalize normalize_after(const RouterOptions& options) {
   return options.score == Score::softmax && softmax_over_chosen(options) ? Normalize::none : options.normalize;
 }
 
-inline void softmax_of_chosen(const float* logit, std::int32_t topk, float* to) {
-  V16 largest = V16::set(-__builtin_inff());
-  for_blocks(topk, [&](std::int32_t at) { largest = V16::max(largest, V16::load(logit + at)); });
-  const V16 top = V16::set(V16::largest(largest));
-  for_blocks(topk, [&](std::int32_t at) { V16::store(to + at, softmax_term(V16::load(logit + at), top)); });
-  const V16 total = V16::set(sum_of(to, topk));
-  for_blocks(topk, [&](std::int32_t at) { V16::store(to + at, V16::div(V16::load(to + at), total)); });
+inline V16 sum_of_slots(const SlotValues& values, std::int32_t topk) {
+  V16 sum = values.load(0);
+  for (std::int32_t s = 1; s < topk; ++s) {
+    sum = V16::add(sum, values.load(s));
+  }
+  return sum;
 }
 
-// Logits of the chosen → their scores before they are normalised.
-inline void score_chosen(const RouterOptions& options, const Softmax& softmax, const float* logit, float* to) {
+inline V16 sum_of_products(const SlotValues& a, const SlotValues& b, std::int32_t topk) {
+  V16 sum = V16::mul(a.load(0), b.load(0));
+  for (std::int32_t s = 1; s < topk; ++s) {
+    sum = V16::fma(a.load(s), b.load(s), sum);
+  }
+  return sum;
+}
+
+inline void softmax_of_chosen(const SlotValues& logit, std::int32_t topk, SlotValues& to) {
+  V16 largest = logit.load(0);
+  for (std::int32_t s = 1; s < topk; ++s) {
+    largest = V16::max(largest, logit.load(s));
+  }
+  for (std::int32_t s = 0; s < topk; ++s) {
+    to.store(s, softmax_term(logit.load(s), largest));
+  }
+  const V16 total = sum_of_slots(to, topk);
+  for (std::int32_t s = 0; s < topk; ++s) {
+    to.store(s, V16::div(to.load(s), total));
+  }
+}
+
+// Logits of the chosen → their scores before they are normalised. `softmax` is read for a softmax over all experts only.
+inline void score_chosen(const RouterOptions& options, const SoftmaxLanes& softmax, const SlotValues& logit,
+                         SlotValues& to) {
   if (softmax_over_chosen(options)) {
     softmax_of_chosen(logit, options.topk, to);
     return;
   }
-  for_blocks(options.topk, [&](std::int32_t at) {
-    const V16 l = V16::load(logit + at);
-    const V16 score = options.score == Score::softmax          ? probability_of(l, softmax)
-                      : options.chosen == ChosenScore::sigmoid ? logistic(l)
-                                                               : own_score(options.score, l);
-    V16::store(to + at, score);
-  });
+  for (std::int32_t s = 0; s < options.topk; ++s) {
+    const V16 l = logit.load(s);
+    if (options.score == Score::softmax) {
+      to.store(s, V16::div(softmax_term(l, V16::load(softmax.largest)), V16::load(softmax.total)));
+    } else {
+      to.store(s, options.chosen == ChosenScore::sigmoid ? logistic(l) : own_score(options.score, l));
+    }
+  }
 }
 
 // What scores are divided by.
-inline float divisor_of(const RouterOptions& options, const float* score) {
-  const std::int32_t topk = options.topk;
-  if (normalize_after(options) != Normalize::power_norm) {
-    const float sum = sum_of(score, topk);
-    const bool clamped = options.normalize == Normalize::clamped_sum;
-    return clamped ? (sum > options.epsilon ? sum : options.epsilon) : sum + options.epsilon;
+inline V16 divisor_of(const RouterOptions& options, const SlotValues& score) {
+  const Normalize normalize = normalize_after(options);
+  if (normalize != Normalize::power_norm) {
+    const V16 sum = sum_of_slots(score, options.topk);
+    const V16 epsilon = V16::set(options.epsilon);
+    return normalize == Normalize::clamped_sum ? V16::choose_less(sum, epsilon, epsilon, sum) : V16::add(sum, epsilon);
   }
-  alignas(64) float powers[kMaxTopk];
-  for_blocks(topk, [&](std::int32_t at) {
-    V16::store(powers + at, power_of(magnitude(V16::load(score + at)), options.power));
-  });
-  const V16 sum = V16::set(sum_of(powers, topk));
-  return V16::largest(options.power == 2.0F ? V16::sqrt(sum) : power_of(sum, 1.0F / options.power));
+  V16 sum = V16::set(0.0F);
+  for (std::int32_t s = 0; s < options.topk; ++s) {
+    sum = V16::add(sum, power_of(magnitude(score.load(s)), options.power));
+  }
+  return options.power == 2.0F ? V16::sqrt(sum) : power_of(sum, 1.0F / options.power);
 }
 
-inline V16 scale_of(const RouterOptions& options, const std::int32_t* id, std::int32_t at) {
+// Divides where there is something to divide by, and gives 0 elsewhere.
+inline V16 divided(V16 value, V16 divisor) {
+  const V16 zero = V16::set(0.0F);
+  return V16::choose_equal(divisor, zero, zero, V16::div(value, divisor));
+}
+
+// Logits of the chosen → weights before they are scaled; not for the sparse mixer.
+inline void weigh(const RouterOptions& options, const SoftmaxLanes& softmax, const SlotValues& logit,
+                  SlotValues& weight) {
+  score_chosen(options, softmax, logit, weight);
+  if (normalize_after(options) == Normalize::none) {
+    return;
+  }
+  const V16 divisor = divisor_of(options, weight);
+  for (std::int32_t s = 0; s < options.topk; ++s) {
+    weight.store(s, divided(weight.load(s), divisor));
+  }
+}
+
+// Times scale and the expert's own; id [kLanes][kMaxTopk].
+inline void scale_slots(const RouterOptions& options, const std::int32_t (*id)[kMaxTopk], std::int32_t tokens,
+                        SlotValues& values) {
+  if (options.scale == 1.0F && options.expert_scale == nullptr) {
+    return;
+  }
   const V16 scale = V16::set(options.scale);
-  if (options.expert_scale == nullptr) {
-    return scale;
+  for (std::int32_t s = 0; s < options.topk; ++s) {
+    V16 value = V16::mul(values.load(s), scale);
+    if (options.expert_scale != nullptr) {
+      alignas(64) float own[kLanes] = {};
+      for (std::int32_t i = 0; i < tokens; ++i) {
+        own[i] = options.expert_scale[id[i][s]];
+      }
+      value = V16::mul(value, V16::load(own));
+    }
+    values.store(s, value);
   }
-  alignas(64) float own[kLanes];
-  for (std::int32_t i = 0; i < kLanes; ++i) {
-    own[i] = at + i < options.topk ? options.expert_scale[id[at + i]] : 0.0F;
+}
+
+// Gradients of the weights before they are scaled → of the scores of the chosen, in place.
+inline void unnormalize(const RouterOptions& options, const SlotValues& score, SlotValues& gradient) {
+  const Normalize normalize = normalize_after(options);
+  if (normalize == Normalize::none) {
+    return;
   }
-  return V16::mul(scale, V16::load(own));
+  const V16 zero = V16::set(0.0F);
+  const V16 divisor = divisor_of(options, score);
+  V16 shared = V16::div(sum_of_products(gradient, score, options.topk), divisor);
+  if (normalize == Normalize::clamped_sum) {  // below epsilon the divisor is a constant
+    const V16 epsilon = V16::set(options.epsilon);
+    shared = V16::choose_less(epsilon, sum_of_slots(score, options.topk), shared, zero);
+  }
+  for (std::int32_t s = 0; s < options.topk; ++s) {
+    V16 pull = shared;
+    if (normalize == Normalize::power_norm) {
+      const V16 c = score.load(s);
+      const V16 share = V16::div(magnitude(c), divisor);
+      const V16 slope = options.power == 1.0F ? V16::set(1.0F) : power_of(share, options.power - 1.0F);
+      const V16 signed_slope = V16::choose_less(c, zero, negative(slope), V16::choose_equal(c, zero, zero, slope));
+      pull = V16::mul(shared, signed_slope);
+    }
+    gradient.store(s, divided(V16::sub(gradient.load(s), pull), divisor));
+  }
+}
+
+// Gradients of the scores of the chosen → of their logits, in place; not for a softmax over all experts.
+inline void unscore(const RouterOptions& options, const SlotValues& logit, const SlotValues& score,
+                    SlotValues& gradient) {
+  if (softmax_over_chosen(options)) {
+    const V16 mean = sum_of_products(gradient, score, options.topk);
+    for (std::int32_t s = 0; s < options.topk; ++s) {
+      gradient.store(s, V16::mul(score.load(s), V16::sub(gradient.load(s), mean)));
+    }
+    return;
+  }
+  for (std::int32_t s = 0; s < options.topk; ++s) {
+    const V16 l = logit.load(s);
+    const V16 slope = options.chosen == ChosenScore::sigmoid ? sigmoid_slope(l) : own_score_slope(options.score, l);
+    gradient.store(s, V16::mul(gradient.load(s), slope));
+  }
 }
 
 // Sparsemixer's first of two slots: the larger logit, the lower id.
@@ -93,89 +204,17 @@ inline Softmax sparsemixer_softmax(const RouterOptions& options, const Row& logi
   return {top, softmax_total(masked, top)};
 }
 
-inline void weigh_sparsemixer(const RouterOptions& options, const Row& logit, const std::int32_t* id,
-                              const float* chosen, float* weight) {
+// Calls each(slot, softmax) for the two slots of a token, with the softmax of the slot and its masked row in `masked`.
+template <class Each>
+inline void for_sparsemixer_slots(const RouterOptions& options, const Row& logit, const std::int32_t* id,
+                                  const Row& masked, const Each& each) {
+  const float chosen[2] = {logit.value[id[0]], logit.value[id[1]]};
   const std::int32_t first = first_slot(chosen, id);
-  const Row masked{logit.value + logit.padded, logit.size, logit.padded};
   for (std::int32_t i = 0; i < 2; ++i) {
     const std::int32_t slot = i == 0 ? first : 1 - first;
     const std::int32_t excluded = i == 0 || id[0] == id[1] ? -1 : id[first];
-    const Softmax softmax = sparsemixer_softmax(options, logit, chosen[slot], excluded, masked);
-    weight[slot] = V16::largest(probability_of(V16::set(chosen[slot]), softmax));
+    each(slot, sparsemixer_softmax(options, logit, chosen[slot], excluded, masked));
   }
-  V16::store(weight, V16::mul(V16::load(weight), scale_of(options, id, 0)));
-}
-
-// Logits of the chosen → weights.
-inline void weigh(const RouterOptions& options, const Row& logit, const Softmax& softmax, const std::int32_t* id,
-                  const float* chosen, float* weight) {
-  if (options.score == Score::sparsemixer) {
-    weigh_sparsemixer(options, logit, id, chosen, weight);
-    return;
-  }
-  score_chosen(options, softmax, chosen, weight);
-  const bool divides = normalize_after(options) != Normalize::none;
-  const V16 divisor = V16::set(divides ? divisor_of(options, weight) : 1.0F);
-  const V16 zero = V16::set(0.0F);
-  for_blocks(options.topk, [&](std::int32_t at) {
-    V16 share = V16::load(weight + at);
-    if (divides) {
-      share = V16::choose_equal(divisor, zero, zero, V16::div(share, divisor));
-    }
-    V16::store(weight + at, V16::mul(share, scale_of(options, id, at)));
-  });
-}
-
-// Gradients of the weights before they are scaled → of the scores of the chosen, in place.
-inline void unnormalize(const RouterOptions& options, const float* score, float* gradient) {
-  const std::int32_t topk = options.topk;
-  const Normalize normalize = normalize_after(options);
-  if (normalize == Normalize::none) {
-    return;
-  }
-  const float divisor = divisor_of(options, score);
-  alignas(64) float products[kMaxTopk];
-  for_blocks(topk, [&](std::int32_t at) {
-    V16::store(products + at, V16::mul(V16::load(gradient + at), V16::load(score + at)));
-  });
-  const bool constant = normalize == Normalize::clamped_sum && sum_of(score, topk) <= options.epsilon;
-  const V16 zero = V16::set(0.0F);
-  const V16 d = V16::set(divisor);
-  const V16 shared = V16::div(V16::set(constant ? 0.0F : sum_of(products, topk)), d);
-  for_blocks(topk, [&](std::int32_t at) {
-    const V16 c = V16::load(score + at);
-    V16 pull = shared;
-    if (normalize == Normalize::power_norm) {
-      const V16 share = V16::div(magnitude(c), d);
-      const V16 slope = options.power == 1.0F ? V16::set(1.0F) : power_of(share, options.power - 1.0F);
-      const V16 signed_slope = V16::choose_less(c, zero, negative(slope), V16::choose_equal(c, zero, zero, slope));
-      pull = V16::mul(shared, signed_slope);
-    }
-    const V16 result = V16::div(V16::sub(V16::load(gradient + at), pull), d);
-    V16::store(gradient + at, V16::choose_equal(d, zero, zero, result));
-  });
-}
-
-// Gradients of the scores of the chosen → of their logits, in place; not for a softmax over all experts.
-inline void unscore(const RouterOptions& options, const float* logit, const float* score, float* gradient) {
-  const std::int32_t topk = options.topk;
-  float mean = 0.0F;
-  if (softmax_over_chosen(options)) {
-    alignas(64) float products[kMaxTopk];
-    for_blocks(topk, [&](std::int32_t at) {
-      V16::store(products + at, V16::mul(V16::load(gradient + at), V16::load(score + at)));
-    });
-    mean = sum_of(products, topk);
-  }
-  for_blocks(topk, [&](std::int32_t at) {
-    const V16 g = V16::load(gradient + at);
-    const V16 l = V16::load(logit + at);
-    const V16 result = softmax_over_chosen(options)
-                           ? V16::mul(V16::load(score + at), V16::sub(g, V16::set(mean)))
-                           : V16::mul(g, options.chosen == ChosenScore::sigmoid ? sigmoid_slope(l)
-                                                                                : own_score_slope(options.score, l));
-    V16::store(gradient + at, result);
-  });
 }
 
 }  // namespace

@@ -1,0 +1,308 @@
+// What `route` writes: each output on its own, and everything that may come with the tokens.
+#include <gtest/gtest.h>
+
+#include "route_cases.hpp"
+#include "route_checks.hpp"
+
+namespace {
+
+using namespace route_runs;
+
+// Every third token is padding, with logits that must not be looked at.
+std::vector<std::uint8_t> pad(Case& c) {
+  std::vector<std::uint8_t> valid;
+  for (std::int64_t t = 0; t < c.tokens; ++t) {
+    valid.push_back(t % 3 == 1 ? 0 : static_cast<std::uint8_t>(1 + t % 2 * 7));
+    if (valid.back() == 0) {
+      std::fill_n(c.logits.begin() + t * c.experts, c.experts, t % 2 == 0 ? kNan : kInf);
+    }
+  }
+  return valid;
+}
+
+std::vector<route_cases::Rule> some_rules(std::int32_t topk) {
+  std::vector<route_cases::Rule> some;
+  const auto all = route_cases::rules(topk);
+  for (std::size_t i = 0; i < all.size(); i += 13) {
+    some.push_back(all[i]);
+  }
+  return some;
+}
+
+// ---- each on its own
+
+void expect_subsets_agree(const Case& whole) {
+  const Results all = run(whole);
+  std::mt19937 random(1);
+  for (unsigned i = 0; i < kOutputs + 16; ++i) {
+    Case part = whole;
+    part.wanted = (i < kOutputs ? 1U << i : static_cast<unsigned>(random())) & whole.wanted;
+    const Results found = run(part);
+    for (unsigned output = 0; output < kOutputs; ++output) {
+      if ((part.wanted >> output & 1) != 0) {
+        EXPECT_EQ(found.bytes[output], all.bytes[output]) << "output " << output << " of " << part.wanted;
+      }
+    }
+  }
+}
+
+TEST(RouteOutputs, BitsDoNotDependOnWhatElseIsAskedFor) {
+  for (const std::int32_t topk : {1, 2, 17}) {
+    for (const auto& rule : some_rules(topk)) {
+      SCOPED_TRACE(rule.name);
+      Case c{.tokens = 21, .experts = 43, .options = rule.options, .wanted = kEverything};
+      fill(c, 1);
+      const auto valid = pad(c);
+      c.inputs.valid = valid.data();
+      expect_subsets_agree(c);
+    }
+  }
+}
+
+TEST(RouteOutputs, BitsDoNotDependOnWhatElseIsAskedForWithGroupsAndEveryOrder) {
+  const std::vector<float> bias = random_floats(48, 0.2F, 2);
+  for (const Order order : {Order::score, Order::expert, Order::any}) {
+    RouterOptions options{.topk = 6, .score = Score::sigmoid, .normalize = Normalize::sum, .epsilon = 1e-20F};
+    options.groups = 4;
+    options.kept_groups = 2;
+    options.group_best = 2;
+    options.selection_bias = {bias.data(), DType::f32};
+    options.order = order;
+    Case c{.tokens = 21, .experts = 48, .options = options, .wanted = kUsual};
+    c.logits = random_floats(21 * 48, 2.0F, 3);
+    expect_subsets_agree(c);
+  }
+}
+
+TEST(RouteOutputs, NothingAskedForIsNothingWritten) {
+  Case c{.tokens = 4, .experts = 8, .options = {.topk = 2}, .wanted = 0};
+  c.logits = random_floats(32, 1.0F, 1);
+  EXPECT_EQ(run(c), Results{});
+}
+
+TEST(RouteOutputs, EveryElementIsWrittenWhateverWasThere) {
+  for (const auto& rule : some_rules(3)) {
+    SCOPED_TRACE(rule.name);
+    Case c{.tokens = 22, .experts = 35, .options = rule.options, .wanted = kEverything};
+    fill(c, 4);
+    const auto valid = pad(c);
+    c.inputs.valid = valid.data();
+    const Results first = run(c);
+    c.poison = 0x3c;
+    EXPECT_EQ(run(c), first);
+  }
+}
+
+// ---- padding
+
+TEST(RouteOutputs, PaddingIsRoutedNowhere) {
+  for (const auto& rule : some_rules(4)) {
+    for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+      SCOPED_TRACE(rule.name);
+      Case c{.tokens = 31, .experts = 26, .options = rule.options, .wanted = kEverything, .logits_type = type};
+      fill(c, 5);
+      const auto valid = pad(c);
+      c.inputs.valid = valid.data();
+      expect_matches(c);
+      const Results found = run(c);
+      for (std::size_t i = 0; i < 4; ++i) {
+        EXPECT_EQ(found.as<std::uint32_t>(weight)[4 + i], 0U) << "weights of padding are +0";
+      }
+    }
+  }
+}
+
+TEST(RouteOutputs, PaddingLeavesTheOtherTokensAlone) {
+  Case c{.tokens = 30, .experts = 26, .options = {.topk = 4}};
+  c.logits = random_floats(30 * 26, 1.0F, 6);
+  const Results unpadded = run(c);
+  const auto valid = pad(c);
+  c.inputs.valid = valid.data();
+  const Results padded = run(c);
+  for (std::size_t slot = 0; slot < 30 * 4; ++slot) {
+    if (valid[slot / 4] != 0) {
+      EXPECT_EQ(padded.ids()[slot], unpadded.ids()[slot]);
+      EXPECT_EQ(padded.weights()[slot], unpadded.weights()[slot]);
+    }
+  }
+}
+
+// ---- replay
+
+// Ids of every kind: of this token, duplicates, and garbage in rows that are missing.
+struct Replay {
+  elements::Elements ids;
+  std::vector<std::uint8_t> present;
+};
+
+Replay replay(const Case& c, DType type, bool garbage) {
+  std::mt19937 random(9);
+  std::vector<std::int64_t> ids;
+  std::vector<std::uint8_t> present;
+  for (std::int64_t t = 0; t < c.tokens; ++t) {
+    present.push_back(t % 5 == 2 ? 0 : 1);
+    for (std::int64_t s = 0; s < c.options.topk; ++s) {
+      ids.push_back(static_cast<std::int64_t>(random() % static_cast<unsigned long>(c.experts)));
+    }
+    if (t % 5 == 2 && garbage) ids.back() = 32767;
+    if (t % 5 == 3) ids[ids.size() - static_cast<std::size_t>(c.options.topk) / 2 - 1] = -1;
+    if (t % 5 == 4) ids.back() = ids[ids.size() - static_cast<std::size_t>(c.options.topk)];
+  }
+  return {elements::of(type, ids), present};
+}
+
+TEST(RouteOutputs, ForcedIdsKeepTheirOrderAndGetLiveWeights) {
+  for (const std::int32_t topk : {1, 3, 18}) {
+    for (const auto& rule : some_rules(topk)) {
+      for (const Order order : {Order::score, Order::expert, Order::any}) {
+        SCOPED_TRACE(rule.name);
+        Case c{.tokens = 25, .experts = 40, .options = rule.options, .wanted = kUsual & ~bit(probability)};
+        c.options.order = order;
+        const std::vector<float> bias = random_floats(40, 0.2F, 8);
+        c.options.selection_bias = {bias.data(), DType::f32};
+        const DType types[] = {DType::i16, DType::i32, DType::i64};
+        const Replay forced = replay(c, types[static_cast<int>(order)], true);
+        c.inputs.forced = forced.ids.view();
+        c.inputs.replayed = forced.present.data();
+        fill(c, 7);
+        expect_matches(c);
+      }
+    }
+  }
+}
+
+TEST(RouteOutputs, WithoutAMaskEveryForcedRowCounts) {
+  Case c{.tokens = 25, .experts = 40, .options = {.topk = 3, .score = Score::sigmoid}};
+  const Replay forced = replay(c, DType::i32, false);
+  c.inputs.forced = forced.ids.view();
+  fill(c, 7);
+  expect_matches(c);
+  const auto ids = run(c).ids();
+  for (std::int64_t t : {0, 1, 2, 4}) {
+    EXPECT_EQ(ids[static_cast<std::size_t>(3 * t)], elements::id_at(forced.ids.view(), 3 * t)) << "token " << t;
+  }
+}
+
+TEST(RouteOutputs, ForcedDuplicatesCountTwice) {
+  const std::int32_t ids[] = {2, 2, 0};
+  Case c{.tokens = 1, .experts = 4, .options = {.topk = 3, .score = Score::sigmoid, .normalize = Normalize::sum}};
+  c.logits = {0.0F, 1.0F, 0.0F, 3.0F};
+  c.inputs.forced = {ids, DType::i32};
+  c.wanted = kUsual;
+  const Results found = run(c);
+  EXPECT_EQ(found.ids(), (std::vector<std::int64_t>{2, 2, 0}));
+  for (const float w : found.weights()) {
+    EXPECT_NEAR(w, 1.0 / 3, kWeightTolerance);
+  }
+  EXPECT_EQ(found.as<std::int64_t>(count), (std::vector<std::int64_t>{1, 0, 2, 0}));
+  EXPECT_EQ(found.as<std::uint8_t>(byte_map), (std::vector<std::uint8_t>{1, 0, 1, 0}));
+}
+
+TEST(RouteOutputs, PaddingWinsOverReplay) {
+  Case c{.tokens = 25, .experts = 40, .options = {.topk = 3}, .wanted = kUsual & ~bit(probability)};
+  const Replay forced = replay(c, DType::i32, true);
+  c.inputs.forced = forced.ids.view();
+  c.inputs.replayed = forced.present.data();
+  fill(c, 7);
+  const auto valid = pad(c);
+  c.inputs.valid = valid.data();
+  expect_matches(c);
+}
+
+// ---- tables
+
+TEST(RouteOutputs, TablesChoose) {
+  constexpr std::int64_t kRows = 50;
+  for (const auto& rule : some_rules(5)) {
+    for (const DType type : {DType::i16, DType::i32, DType::i64}) {
+      for (const DType token_type : {DType::i32, DType::i64}) {
+        SCOPED_TRACE(rule.name);
+        std::mt19937 random(3);
+        std::vector<std::int64_t> table(kRows * 5);
+        for (auto& id : table) id = static_cast<std::int64_t>(random() % 40);
+        const elements::Elements ids = elements::of(type, table);
+        std::vector<std::int64_t> tokens(33);
+        for (auto& token : tokens) token = static_cast<std::int64_t>(random() % kRows);
+        const elements::Elements names = elements::of(token_type, tokens);
+        const std::vector<float> bias = random_floats(40, 5.0F, 8);
+        Case c{.tokens = 33, .experts = 40, .options = rule.options, .wanted = kUsual & ~bit(probability)};
+        c.options.table = ids.view();
+        c.options.table_rows = kRows;
+        c.options.selection_bias = {bias.data(), DType::f32};
+        c.options.groups = 4;
+        c.options.kept_groups = 1;
+        c.inputs.token_id = names.view();
+        fill(c, 4);
+        const auto valid = pad(c);
+        c.inputs.valid = valid.data();
+        expect_matches(c);
+      }
+    }
+  }
+}
+
+// ---- sums of sequences
+
+TEST(RouteOutputs, SequencesHaveTheirOwnSums) {
+  const std::int64_t begin[] = {0, 0, 7, 8, 150, 150, 233};
+  for (const auto& rule : some_rules(4)) {
+    SCOPED_TRACE(rule.name);
+    Case c{.tokens = 233, .experts = 19, .options = rule.options, .wanted = kEverything, .threads = 2};
+    fill(c, 8);
+    const auto valid = pad(c);
+    c.inputs.valid = valid.data();
+    c.inputs.sequence_begin = begin;
+    c.inputs.sequences = 6;
+    expect_matches(c);
+  }
+}
+
+// Sums depend on the tokens alone: a sequence has the bits that it has on its own.
+TEST(RouteOutputs, ASequenceHasTheSumsThatItHasAlone) {
+  const std::int64_t begin[] = {0, 5, 300, 301, 700};
+  constexpr std::int64_t kExperts = 24;
+  Case c{.tokens = 700, .experts = kExperts, .options = {.topk = 3, .score = Score::sigmoid}, .wanted = kUsual};
+  c.logits = random_floats(700 * kExperts, 2.0F, 9);
+  c.inputs.sequence_begin = begin;
+  c.inputs.sequences = 4;
+  const Results whole = run(c);
+  for (std::size_t s = 0; s < 4; ++s) {
+    Case one{.tokens = begin[s + 1] - begin[s], .experts = kExperts, .options = c.options, .wanted = kUsual};
+    one.logits.assign(c.logits.begin() + begin[s] * kExperts, c.logits.begin() + begin[s + 1] * kExperts);
+    const Results alone = run(one);
+    for (const Output output : {count, score_sum, z_sum, valid_count}) {
+      const std::size_t size = alone.bytes[output].size();
+      EXPECT_TRUE(std::equal(alone.bytes[output].begin(), alone.bytes[output].end(),
+                             whole.bytes[output].begin() + static_cast<std::ptrdiff_t>(s * size)))
+          << "sequence " << s << " output " << output;
+    }
+  }
+}
+
+// ---- quantile balancing
+
+TEST(RouteOutputs, HistogramsMatchForAnyBins) {
+  const std::vector<float> bias = random_floats(50, 0.2F, 8);
+  for (const Score score : {Score::sigmoid, Score::softmax, Score::sqrt_softplus, Score::logit}) {
+    for (const std::int32_t bins : {1, 2, 9, 1000}) {
+      Case c{.tokens = 70, .experts = 50, .options = {.topk = 8, .score = score}};
+      c.wanted = bit(cutoff) | bit(histogram);
+      c.options.selection_bias = {bias.data(), DType::f32};
+      c.bins = bins;
+      c.lower = -0.7F;
+      c.upper = 0.9F;
+      c.threads = 2;
+      fill(c, 10);
+      const auto valid = pad(c);
+      c.inputs.valid = valid.data();
+      const Results found = run(c);
+      check_quantiles(c, found, reference::route_tokens(table_of(c), c.options, c.inputs));
+      const auto entries = found.as<std::int32_t>(histogram);
+      const std::int64_t valid_tokens = std::count_if(valid.begin(), valid.end(), [](auto v) { return v != 0; });
+      EXPECT_EQ(std::accumulate(entries.begin(), entries.end(), std::int64_t{0}),
+                50 * (valid_tokens + static_cast<std::int64_t>(bins) * kCountedBefore));
+    }
+  }
+}
+
+}  // namespace
