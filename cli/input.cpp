@@ -126,10 +126,18 @@ Activations InputFile::npy_activations(std::int64_t hidden) const {
 }
 
 std::vector<std::int64_t> InputFile::experts(const std::string& name, std::int64_t tokens, std::int64_t topk) const {
+  return ids(name, {tokens, topk});
+}
+
+std::vector<std::int64_t> InputFile::token_ids(const std::string& name, std::int64_t tokens) const {
+  return ids(name, {tokens});
+}
+
+std::vector<std::int64_t> InputFile::ids(const std::string& name, const std::vector<std::int64_t>& shape) const {
   const Tensor& tensor = tensors_->at(name);
-  if (tensor.shape != std::vector<std::int64_t>{tokens, topk}) {
-    throw Error(Code::bad_data, fmt::format("run: {}: {} has shape ({}), expected ({}, {})", path_, name,
-                                            fmt::join(tensor.shape, ", "), tokens, topk));
+  if (tensor.shape != shape) {
+    throw Error(Code::bad_data, fmt::format("run: {}: {} has shape ({}), expected ({})", path_, name,
+                                            fmt::join(tensor.shape, ", "), fmt::join(shape, ", ")));
   }
   if (tensor.dtype == DType::i32) return widen<std::int32_t>(tensor);
   if (tensor.dtype == DType::i64) return widen<std::int64_t>(tensor);

@@ -58,9 +58,12 @@ class InputFile {
   Activations activations(const std::string& name, std::int64_t hidden) const;
   // [tokens,topk], i32 or i64. Throws bad_data naming file and tensor.
   std::vector<std::int64_t> experts(const std::string& name, std::int64_t tokens, std::int64_t topk) const;
+  // [tokens], i32 or i64. Throws bad_data naming file and tensor.
+  std::vector<std::int64_t> token_ids(const std::string& name, std::int64_t tokens) const;
 
  private:
   Activations npy_activations(std::int64_t hidden) const;
+  std::vector<std::int64_t> ids(const std::string& name, const std::vector<std::int64_t>& shape) const;
 
   std::string path_;
   std::optional<TensorFile> tensors_;

@@ -18,6 +18,9 @@ enum class Format : std::int32_t { f32 = 0, bf16 = 1 };
 
 SWITCHYARD_API const char* format_name(Format format) noexcept;
 
+// "silu", "gelu", "gelu_tanh", "relu", "relu_squared", "silu_clamped", "silu_limited", "swiglu_oai", "softcapped".
+SWITCHYARD_API const char* activation_name(Activation activation) noexcept;
+
 // One expert as the checkpoint has it. gate and up [F,H], down [H,F]; biases [F], [F] and [H], element o at data + o ·
 // out_stride elements, no data: none, and then for no expert. Biases are packed as f32. `gate` and `gate_bias` are not
 // looked at without a gate.

@@ -96,6 +96,30 @@ void pack_expert(ExpertWeights::Packed& packed, std::int32_t expert, const Exper
 
 const char* format_name(Format format) noexcept { return format == Format::f32 ? "f32" : "bf16"; }
 
+const char* activation_name(Activation activation) noexcept {
+  switch (activation) {
+    case Activation::silu:
+      return "silu";
+    case Activation::gelu:
+      return "gelu";
+    case Activation::gelu_tanh:
+      return "gelu_tanh";
+    case Activation::relu:
+      return "relu";
+    case Activation::relu_squared:
+      return "relu_squared";
+    case Activation::silu_clamped:
+      return "silu_clamped";
+    case Activation::silu_limited:
+      return "silu_limited";
+    case Activation::swiglu_oai:
+      return "swiglu_oai";
+    case Activation::softcapped:
+      return "softcapped";
+  }
+  return "unknown";
+}
+
 ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
                              const std::function<ExpertTensors(std::int32_t)>& tensors, const Threads& threads)
     : packed_(std::make_unique<Packed>()) {
