@@ -123,8 +123,9 @@ RouteBenchCase make_case(const RouteCase& from, const BenchOptions& options, DTy
 void bench_route(const BenchOptions& options) {
   if (options.router.score == Score::sparsemixer ||
       (options.router.normalize != Normalize::none && options.router.normalize != Normalize::sum)) {
-    throw Error(Code::invalid_argument,
-                "bench: no plain code to compare with, expected another --score than sparsemixer, --normalize none or sum");
+    throw Error(
+        Code::invalid_argument,
+        "bench: no plain code to compare with, expected another --score than sparsemixer, --normalize none or sum");
   }
   const std::vector<DType> dtypes =
       options.dtype ? std::vector<DType>{*options.dtype} : std::vector<DType>{DType::f32, DType::bf16};

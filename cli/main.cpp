@@ -170,7 +170,8 @@ void add_router(CLI::App* command, RouteOptions& options) {
   add_file("--expert-scale", options.expert_scale, "[E] f32, a factor of each expert's weights");
   add_number("--logit-scale", router.logit_scale, "Factor of the logits; default: 1");
   add_file("--logit-bias", options.logit_bias, "[E] f32, added to the logits");
-  command->add_flag("--round-logits", router.round_logits, "Round them to bf16 before the soft cap, as a router in bf16 does");
+  command->add_flag("--round-logits", router.round_logits,
+                    "Round them to bf16 before the soft cap, as a router in bf16 does");
   add_number("--softcap", router.softcap, "l becomes softcap tanh(l / softcap); default: none");
   add_number("--jitter", router.jitter, "Of sparsemixer; default: 0.01");
   add_choice<Order>(command, "--order", router.order,
