@@ -61,7 +61,8 @@ class SWITCHYARD_API Model {
   const ModelInfo& info() const noexcept;
 
   // Packs MoE layer `index` (global layer index). Holds no more than one expert of the file's pages at a time.
-  // Throws not_supported for a model that is, invalid_argument if that layer is not an MoE layer.
+  // Throws not_supported as ModelInfo::unsupported says, invalid_argument if that layer is not an MoE layer, bad_data if
+  // its table of experts names none.
   Layer layer(std::int32_t index, const LayerOptions& options = {}, const Progress& progress = {}) const;
 
  private:

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "experts/packed.hpp"
+#include "fail.hpp"
 
 namespace switchyard {
 namespace {
@@ -26,6 +27,16 @@ std::vector<std::int64_t> read_ids(const Tensor& tensor) {
   if (tensor.dtype == DType::i16) return widened<std::int16_t>(tensor);
   if (tensor.dtype == DType::i32) return widened<std::int32_t>(tensor);
   return widened<std::int64_t>(tensor);
+}
+
+void check_table(const std::string& file_name, const std::string& name, const std::vector<std::int64_t>& table,
+                 const ModelConfig& config) {
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    if (table[i] >= 0 && table[i] < config.experts + config.identity_experts) continue;
+    const auto topk = static_cast<std::size_t>(config.router.topk);
+    fail(Code::bad_data, "model: {}: tensor {} row {} slot {} names expert {}, expected 0..{}", file_name, name,
+         i / topk, i % topk, table[i], config.experts + config.identity_experts - 1);
+  }
 }
 
 // The views that are a matrix or a vector of LayerWeights.
@@ -80,8 +91,8 @@ std::vector<BlockTensor> block_tensors(const ModelConfig& config, const PlaceCho
   return tensors;
 }
 
-BlockWeights read_block(const TensorFile& file, const ModelConfig& config, const PlaceChoice& choice,
-                        std::int32_t layer, std::vector<const Tensor*>& used) {
+BlockWeights read_block(const TensorFile& file, const std::string& file_name, const ModelConfig& config,
+                        const PlaceChoice& choice, std::int32_t layer, std::vector<const Tensor*>& used) {
   BlockWeights block;
   LayerWeights& weights = block.weights;
   weights.experts = config.experts;
@@ -107,6 +118,7 @@ BlockWeights read_block(const TensorFile& file, const ModelConfig& config, const
       block.router.logit_bias = block.logit_bias.data();
     } else {
       block.table = read_ids(tensor);
+      check_table(file_name, tensor.name, block.table, config);
       block.router.table = {block.table.data(), DType::i64};
       block.router.table_rows = tensor.shape[0];
     }

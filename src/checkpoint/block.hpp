@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "checkpoint/layout.hpp"
@@ -41,8 +42,9 @@ struct BlockWeights {
   std::vector<std::int64_t> table;
 };
 
-// Reads arrays and makes views; the tensors have the shapes of block_tensors. Notes them in `used`.
-BlockWeights read_block(const TensorFile& file, const ModelConfig& config, const PlaceChoice& choice,
-                        std::int32_t layer, std::vector<const Tensor*>& used);
+// Reads arrays and makes views; the tensors have the shapes of block_tensors. Notes them in `used`. Throws bad_data,
+// naming `file_name`, for a table that names no expert.
+BlockWeights read_block(const TensorFile& file, const std::string& file_name, const ModelConfig& config,
+                        const PlaceChoice& choice, std::int32_t layer, std::vector<const Tensor*>& used);
 
 }  // namespace switchyard

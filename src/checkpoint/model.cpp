@@ -237,7 +237,7 @@ Layer Model::layer(std::int32_t index, const LayerOptions& options, const Progre
   }
 
   std::vector<const Tensor*> used;
-  BlockWeights block = read_block(model.file, model.config, model.place, index, used);
+  BlockWeights block = read_block(model.file, model.file_name, model.config, model.place, index, used);
   const ExpertPlace routed = routed_place(model.config, model.place, index);
   const auto finish = [&](std::int32_t expert) {
     model.release_expert(routed, expert);
