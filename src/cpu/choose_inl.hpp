@@ -111,7 +111,7 @@ struct Token {
   std::int64_t t;
   V16 maxima;  // of the row's logits modulo kLanes
   Softmax softmax;
-  std::int32_t* id;  // [topk]
+  std::int32_t* id;  // [kChosenRoom]
   float cutoff;
 };
 
@@ -142,17 +142,15 @@ inline void choose(const RouteArgs& r, const Row& logit, Token& token) {
   const bool with_next = r.outputs->cutoff != nullptr;
   const std::int32_t most = options.topk + (with_next ? 1 : 0);
   Chosen chosen;
+  chosen.id = token.id;
   if (by_logit && total_on_the_way) {
     const V16 top = V16::set(token.softmax.largest);
     V16 total = V16::set(0.0F);
-    select_largest(logit.value, r.experts, most, maxima, chosen,
-                   [&](V16 l) { total = V16::add(total, bounded_term(l, top)); });
-    token.softmax.total = V16::sum(total);
+    const bool all = select_largest(logit.value, r.experts, most, maxima, chosen,
+                                    [&](V16 l) { total = V16::add(total, bounded_term(l, top)); });
+    token.softmax.total = all ? V16::sum(total) : softmax_total(logit, token.softmax.largest);
   } else {
     select_largest(by_logit ? logit.value : select.value, r.experts, most, maxima, chosen, [](V16) {});
-  }
-  for (std::int32_t s = 0; s < options.topk; ++s) {
-    token.id[s] = chosen.id[s];
   }
   if (with_next) {
     token.cutoff = chosen.value[options.topk];

@@ -57,11 +57,17 @@ struct V16 {
   static V16 load(const float* p) { return load_halves(p, p + 8); }
   static V16 load_halves(const float* p, const float* q) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(q)}; }
   static V16 load_part(const float* p, std::int64_t count, float fill) {
-    alignas(32) float part[kLanes];
-    for (int i = 0; i < kLanes; ++i) {
-      part[i] = i < count ? p[i] : fill;
-    }
-    return load(part);
+    const V16 loaded{_mm256_maskload_ps(p, first(count)), _mm256_maskload_ps(p + 8, first(count - 8))};
+    return fill_from(loaded, count, fill);
+  }
+  static V16 gather(const float* p, const std::uint16_t* numbers) {
+    return {gather_half(p, numbers), gather_half(p, numbers + 8)};
+  }
+  // Lanes from `count` on become `fill`.
+  static V16 fill_from(V16 a, std::int64_t count, float fill) {
+    const __m256 other = _mm256_set1_ps(fill);
+    return {_mm256_blendv_ps(other, a.low, _mm256_castsi256_ps(first(count))),
+            _mm256_blendv_ps(other, a.high, _mm256_castsi256_ps(first(count - 8)))};
   }
   static void store(float* p, V16 a) {
     _mm256_storeu_ps(p, a.low);
@@ -93,11 +99,8 @@ struct V16 {
   }
   // Lanes from `count` on become 0.
   static V16 keep_first(V16 a, std::int64_t count) {
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i end = _mm256_set1_epi32(static_cast<int>(count < kLanes ? count : kLanes));
-    const __m256i low = _mm256_cmpgt_epi32(end, lane);
-    const __m256i high = _mm256_cmpgt_epi32(end, _mm256_add_epi32(lane, _mm256_set1_epi32(8)));
-    return {_mm256_and_ps(a.low, _mm256_castsi256_ps(low)), _mm256_and_ps(a.high, _mm256_castsi256_ps(high))};
+    return {_mm256_and_ps(a.low, _mm256_castsi256_ps(first(count))),
+            _mm256_and_ps(a.high, _mm256_castsi256_ps(first(count - 8)))};
   }
   // 2^(n − 1) from n + 1.5 · 2^23.
   static V16 power_below(V16 shifted) { return {power(shifted.low), power(shifted.high)}; }
@@ -133,11 +136,15 @@ struct V16 {
     const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
     return static_cast<std::uint32_t>(low | high << 8);
   }
-  // Writes the numbers of the lanes of a that are at least b's, one after the other, `first` added; there must be room for
-  // all 16. Returns how many they are.
-  static std::int32_t pack_at_least(std::uint16_t* numbers, V16 a, V16 b, std::int32_t first) {
-    const std::int32_t low = pack_at_least(numbers, a.low, b.low, first);
-    return low + pack_at_least(numbers + low, a.high, b.high, first + 8);
+  // Numbers of kLanes elements; the next ones.
+  using Numbers = __m128i;  // the first in all lanes
+  static Numbers first_numbers() { return _mm_setzero_si128(); }
+  static Numbers next(Numbers numbers) { return _mm_add_epi16(numbers, _mm_set1_epi16(kLanes)); }
+  // Writes the numbers of the lanes of a that are at least b's, one after the other; there must be room for all 16. Returns
+  // how many they are.
+  static std::int32_t pack_at_least(std::uint16_t* to, V16 a, V16 b, Numbers numbers) {
+    const std::int32_t low = pack_at_least(to, a.low, b.low, numbers);
+    return low + pack_at_least(to + low, a.high, b.high, _mm_add_epi16(numbers, _mm_set1_epi16(8)));
   }
   // Over all lanes, none of them NaN.
   static float largest(V16 a) {
@@ -173,6 +180,14 @@ struct V16 {
   }
 
  private:
+  // A mask of the first `count` of 8 lanes; none below 0, all above 8.
+  static __m256i first(std::int64_t count) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count < 8 ? count : 8)), lane);
+  }
+  static __m256 gather_half(const float* p, const std::uint16_t* n) {
+    return _mm256_setr_ps(p[n[0]], p[n[1]], p[n[2]], p[n[3]], p[n[4]], p[n[5]], p[n[6]], p[n[7]]);
+  }
   static __m256 power(__m256 shifted) {
     return _mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(126 << 23)));
@@ -185,11 +200,10 @@ struct V16 {
     const __m256i less = _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ));  // −1 where it holds
     return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(count), less));
   }
-  static std::int32_t pack_at_least(std::uint16_t* numbers, __m256 a, __m256 b, std::int32_t first) {
+  static std::int32_t pack_at_least(std::uint16_t* to, __m256 a, __m256 b, __m128i numbers) {
     const int mask = _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
     const __m128i lanes = _mm_load_si128(reinterpret_cast<const __m128i*>(kPackTable.lane[mask]));
-    const __m128i packed = _mm_add_epi16(lanes, _mm_set1_epi16(static_cast<std::int16_t>(first)));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers), packed);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_add_epi16(lanes, numbers));
     return __builtin_popcount(static_cast<unsigned>(mask));
   }
   static __m256 exponent(__m256 a) {

@@ -83,6 +83,13 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 load_part(const float* p, std::int64_t count, float fill) {
     return make([=](int i) { return i < count ? p[i] : fill; });
   }
+  static V16 gather(const float* p, const std::uint16_t* numbers) {
+    return make([=](int i) { return p[numbers[i]]; });
+  }
+  // Lanes from `count` on become `fill`.
+  static V16 fill_from(const V16& a, std::int64_t count, float fill) {
+    return make([&](int i) { return i < count ? a.lane[i] : fill; });
+  }
   static V16 add(const V16& a, const V16& b) {
     return make([&](int i) { return a.lane[i] + b.lane[i]; });
   }
@@ -164,12 +171,16 @@ struct V16 : Lanes<kLanes, V16> {
     }
     return bits;
   }
-  // Writes the numbers of the lanes of a that are at least b's, one after the other, `first` added; there must be room for
-  // all 16. Returns how many they are.
-  static std::int32_t pack_at_least(std::uint16_t* numbers, const V16& a, const V16& b, std::int32_t first) {
+  // Numbers of kLanes elements; the next ones.
+  using Numbers = std::int32_t;  // the first
+  static Numbers first_numbers() { return 0; }
+  static Numbers next(Numbers numbers) { return numbers + kLanes; }
+  // Writes the numbers of the lanes of a that are at least b's, one after the other; there must be room for all 16. Returns
+  // how many they are.
+  static std::int32_t pack_at_least(std::uint16_t* to, const V16& a, const V16& b, Numbers numbers) {
     std::int32_t count = 0;
     for (int i = 0; i < kLanes; ++i) {
-      numbers[count] = static_cast<std::uint16_t>(first + i);
+      to[count] = static_cast<std::uint16_t>(numbers + i);
       count += a.lane[i] >= b.lane[i] ? 1 : 0;
     }
     return count;

@@ -21,7 +21,7 @@ inline V16 transform_slope(const RouterOptions& options, V16 l) {
 struct Return {
   std::int32_t tokens;
   std::int64_t t[kLanes];
-  std::int32_t id[kLanes][kMaxTopk];
+  std::int32_t id[kLanes][kChosenRoom];
   SlotValues logit;
   SlotValues score;
   SlotValues gradient;

@@ -7,7 +7,7 @@ namespace {
 struct Slots {
   std::int32_t tokens;
   std::int64_t t[kLanes];
-  std::int32_t id[kLanes][kMaxTopk];
+  std::int32_t id[kLanes][kChosenRoom];
   float cutoff[kLanes];
   SoftmaxLanes softmax;
   SlotValues logit;

@@ -12,10 +12,14 @@ static_assert(kMaxCandidates % kLanes == 0 && kMaxCandidates >= kMaxChosen);
 
 constexpr std::int32_t round_to_lanes(std::int32_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-// Value descending, id ascending; behind those that were asked for, whatever else was ranked.
+// Room for ids and values: candidates and a block behind them.
+constexpr std::int32_t kChosenRoom = kMaxCandidates + kLanes;
+
+// Value descending, id ascending; behind those that were asked for, whatever else was ranked. Ids go to where they are
+// needed: read again as vectors, they would have to wait for their stores.
 struct Chosen {
-  alignas(64) float value[kMaxCandidates + kLanes];
-  std::int32_t id[kMaxCandidates + kLanes];
+  alignas(64) float value[kChosenRoom];
+  std::int32_t* id;  // [kChosenRoom]
 };
 
 // Ids come in ascending order, so an equal value never passes an earlier one.
@@ -138,36 +142,39 @@ static_assert(kMaxExperts <= 1 << 16, "candidates are numbered in 16 bits");
 
 // The `most` largest of value [size], padded, 1 <= most <= size; the lower id first where they are equal. maxima: the
 // largest of the elements whose number is 0, 1, … modulo kLanes. Calls visit(block) for all blocks on the way, for work
-// that keeps other units busy.
+// that keeps other units busy; false: not for all.
 template <class Visit>
-inline void select_largest(const float* value, std::int32_t size, std::int32_t most, V16 maxima, Chosen& chosen,
+inline bool select_largest(const float* value, std::int32_t size, std::int32_t most, V16 maxima, Chosen& chosen,
                            const Visit& visit) {
-  std::uint16_t candidate[kMaxCandidates + kLanes];
-  alignas(64) float found[kMaxCandidates + kLanes];
-  alignas(64) std::int32_t places[kMaxCandidates + kLanes];
+  std::uint16_t candidate[kChosenRoom];
+  alignas(64) float found[kChosenRoom];
+  alignas(64) std::int32_t places[kChosenRoom];
   const std::int32_t padded = round_to_lanes(size);
   const V16 bound = V16::set(reached_by(value, padded, most, maxima));
+  V16::Numbers numbers = V16::first_numbers();
   std::int32_t count = 0;
   for (std::int32_t at = 0; at < padded; at += kLanes) {
     const V16 block = V16::load(value + at);
     visit(block);
-    count += V16::pack_at_least(candidate + (count <= kMaxCandidates ? count : kMaxCandidates), block, bound, at);
-  }
-  if (count > kMaxCandidates) {
-    select_by_insertion(value, size, most, chosen);
-    return;
+    count += V16::pack_at_least(candidate + count, block, bound, numbers);
+    numbers = V16::next(numbers);
+    if (count > kMaxCandidates) {
+      select_by_insertion(value, size, most, chosen);
+      return false;
+    }
   }
   const std::int32_t whole = round_to_lanes(count);
   __builtin_memset(candidate + count, 0, kLanes * sizeof(std::uint16_t));
-  for (std::int32_t i = 0; i < whole; ++i) {
-    found[i] = value[candidate[i]];
+  for (std::int32_t at = 0; at < whole; at += kLanes) {
+    const V16 values = V16::gather(value, candidate + at);
+    V16::store(found + at, V16::fill_from(values, count - at, -__builtin_inff()));
   }
-  V16::store(found + count, V16::set(-__builtin_inff()));
   place(found, count, places);
   for (std::int32_t i = 0; i < whole; ++i) {
     chosen.value[places[i]] = found[i];
     chosen.id[places[i]] = candidate[i];
   }
+  return true;
 }
 
 // The sum of the `best` largest of value [size], largest first; −inf for a NaN.
@@ -175,7 +182,9 @@ inline float sum_of_best(const float* value, std::int32_t size, std::int32_t bes
   const float lowest = -__builtin_inff();
   float sum = 0.0F;
   if (best > 2) {
+    std::int32_t id[kChosenRoom];
     Chosen chosen;
+    chosen.id = id;
     select_by_insertion(value, size, best, chosen);
     sum = chosen.value[0];
     for (std::int32_t i = 1; i < best; ++i) {

@@ -38,6 +38,14 @@ struct V16 {
   static V16 load_part(const float* p, std::int64_t count, float fill) {
     return {_mm512_mask_loadu_ps(_mm512_set1_ps(fill), first(count), p)};
   }
+  static V16 gather(const float* p, const std::uint16_t* n) {
+    return {_mm512_setr_ps(p[n[0]], p[n[1]], p[n[2]], p[n[3]], p[n[4]], p[n[5]], p[n[6]], p[n[7]], p[n[8]], p[n[9]],
+                           p[n[10]], p[n[11]], p[n[12]], p[n[13]], p[n[14]], p[n[15]])};
+  }
+  // Lanes from `count` on become `fill`.
+  static V16 fill_from(V16 a, std::int64_t count, float fill) {
+    return {_mm512_mask_blend_ps(first(count), _mm512_set1_ps(fill), a.all)};
+  }
   static void store(float* p, V16 a) { _mm512_storeu_ps(p, a.all); }
   static V16 add(V16 a, V16 b) { return {_mm512_add_ps(a.all, b.all)}; }
   static V16 sub(V16 a, V16 b) { return {_mm512_sub_ps(a.all, b.all)}; }
@@ -99,13 +107,16 @@ struct V16 {
   static V16 sqrt(V16 a) { return {_mm512_sqrt_ps(a.all)}; }
   // Bit i: lane i of a is at least b's.
   static std::uint32_t at_least(V16 a, V16 b) { return _mm512_cmp_ps_mask(a.all, b.all, _CMP_GE_OQ); }
-  // Writes the numbers of the lanes of a that are at least b's, one after the other, `first` added; there must be room for
-  // all 16. Returns how many they are.
-  static std::int32_t pack_at_least(std::uint16_t* numbers, V16 a, V16 b, std::int32_t first) {
-    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  // Numbers of kLanes elements; the next ones.
+  using Numbers = __m512i;
+  static Numbers first_numbers() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+  static Numbers next(Numbers numbers) { return _mm512_add_epi32(numbers, _mm512_set1_epi32(kLanes)); }
+  // Writes the numbers of the lanes of a that are at least b's, one after the other; there must be room for all 16. Returns
+  // how many they are.
+  static std::int32_t pack_at_least(std::uint16_t* to, V16 a, V16 b, Numbers numbers) {
     const __mmask16 mask = _mm512_cmp_ps_mask(a.all, b.all, _CMP_GE_OQ);
-    const __m512i packed = _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(lane, _mm512_set1_epi32(first)));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers), _mm512_cvtepi32_epi16(packed));
+    const __m512i packed = _mm512_maskz_compress_epi32(mask, numbers);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(packed));
     return __builtin_popcount(mask);
   }
   // Over all lanes, none of them NaN.

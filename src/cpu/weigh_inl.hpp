@@ -115,8 +115,8 @@ inline void weigh(const RouterOptions& options, const SoftmaxLanes& softmax, con
   }
 }
 
-// Times scale and the expert's own; id [kLanes][kMaxTopk].
-inline void scale_slots(const RouterOptions& options, const std::int32_t (*id)[kMaxTopk], std::int32_t tokens,
+// Times scale and the expert's own; id [kLanes][kChosenRoom].
+inline void scale_slots(const RouterOptions& options, const std::int32_t (*id)[kChosenRoom], std::int32_t tokens,
                         SlotValues& values) {
   if (options.scale == 1.0F && options.expert_scale == nullptr) {
     return;
