@@ -3,7 +3,7 @@ PREFIX ?= /usr/local
 JOBS ?= 2
 FUZZ_SECONDS ?= 60
 
-sources = find include src cli tests bench python -name '*.[ch]' -o -name '*.[ch]pp' | sort
+sources = find include src cli tests bench examples python -name '*.[ch]' -o -name '*.[ch]pp' | sort
 
 .PHONY: help setup build run test bench fuzz format check-format tidy install clean
 
@@ -29,8 +29,9 @@ test: build ## run all tests
 
 bench: setup ## run the benchmarks
 	@cmake --preset release -B build/bench -DSWITCHYARD_BENCH=ON -DSWITCHYARD_TESTS=OFF >/dev/null
-	@cmake --build build/bench --target layer_bench
+	@cmake --build build/bench --target layer_bench route_bench
 	@build/bench/bench/layer_bench
+	@build/bench/bench/route_bench
 
 fuzz: setup ## run the fuzz targets for FUZZ_SECONDS (needs clang)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)

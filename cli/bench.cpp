@@ -1,4 +1,4 @@
-// `switchyard bench`: which configs are measured, and how the result is printed.
+// `switchyard bench`: what is measured, and how the result is printed.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 
 #include "../tests/cases.hpp"
 #include "bench_layer.hpp"
+#include "bench_route.hpp"
 #include "commands.hpp"
 
 namespace switchyard::cli {
@@ -44,12 +45,15 @@ BenchConfig parse_sizes(const std::string& text) {
   return {text, sizes[0], sizes[1], experts, topk};
 }
 
+nlohmann::ordered_json probe_json(const Roofline& probe) {
+  return {{"isa", isa_name(probe.isa)},       {"threads", probe.threads},     {"fma_gflops", probe.fma_gflops},
+          {"bf16_gflops", probe.bf16_gflops}, {"vnni_gops", probe.vnni_gops}, {"dram_gbps", probe.dram_gbps},
+          {"cache_gbps", probe.cache_gbps}};
+}
+
 std::string json_text(const BenchResult& result) {
-  const Roofline& probe = result.probe;
   nlohmann::ordered_json json;
-  json["probe"] = {{"isa", isa_name(probe.isa)},       {"threads", probe.threads},     {"fma_gflops", probe.fma_gflops},
-                   {"bf16_gflops", probe.bf16_gflops}, {"vnni_gops", probe.vnni_gops}, {"dram_gbps", probe.dram_gbps},
-                   {"cache_gbps", probe.cache_gbps}};
+  json["probe"] = probe_json(result.probe);
   json["rows"] = nlohmann::ordered_json::array();
   for (const BenchRow& row : result.rows) {
     json["rows"].push_back({{"config", row.config},
@@ -64,6 +68,82 @@ std::string json_text(const BenchResult& result) {
                             {"roofline", row.roofline}});
   }
   return json.dump(2);
+}
+
+std::string json_text(const RouteBenchResult& result) {
+  nlohmann::ordered_json json;
+  json["probe"] = probe_json(result.probe);
+  json["rows"] = nlohmann::ordered_json::array();
+  for (const RouteBenchRow& row : result.rows) {
+    json["rows"].push_back({{"router", row.config.name},
+                            {"score", score_name(row.config.router.score)},
+                            {"logits", dtype_name(row.config.dtype)},
+                            {"experts", row.config.experts},
+                            {"topk", row.config.router.topk},
+                            {"tokens", row.tokens},
+                            {"isa", isa_name(row.isa)},
+                            {"threads", row.threads},
+                            {"ms", row.ms},
+                            {"ns_per_token", row.ns_per_token()},
+                            {"read_ms", row.read_ms},
+                            {"of_reading", row.of_reading()},
+                            {"plain_ms", row.plain_ms},
+                            {"of_plain", row.of_plain()}});
+  }
+  return json.dump(2);
+}
+
+template <class Result>
+void print(const Result& result, bool json) {
+  fmt::print("{}{}", json ? json_text(result) : bench_text(result), json ? "\n" : "");
+}
+
+void bench_layer(const BenchOptions& options) {
+  if (options.dtype == DType::f16) throw Error(Code::invalid_argument, "bench: --dtype f16, layers are f32 or bf16");
+  BenchRequest request;
+  request.configs = parse_configs(options.configs.empty() ? std::vector<std::string>{"s"} : options.configs);
+  request.tokens = options.tokens;
+  if (request.tokens.empty()) request.tokens.assign(kBenchTokens.begin(), kBenchTokens.end());
+  request.dtypes = {options.dtype.value_or(DType::f32)};
+  request.threads = options.threads;
+  print(bench_layers(request), options.json);
+}
+
+RouteBenchCase make_case(const RouteCase& from, const BenchOptions& options, DType dtype) {
+  RouteBenchCase made{std::string(from.name), {}, from.selection_bias, options.experts, dtype};
+  made.router.topk = options.router.topk;
+  made.router.score = from.score;
+  made.router.normalize = from.normalize;
+  made.router.groups = from.groups;
+  made.router.kept_groups = from.kept_groups;
+  made.router.group_best = from.group_best;
+  return made;
+}
+
+void bench_route(const BenchOptions& options) {
+  if (options.router.score == Score::sparsemixer ||
+      (options.router.normalize != Normalize::none && options.router.normalize != Normalize::sum)) {
+    throw Error(
+        Code::invalid_argument,
+        "bench: no plain code to compare with, expected another --score than sparsemixer, --normalize none or sum");
+  }
+  const std::vector<DType> dtypes =
+      options.dtype ? std::vector<DType>{*options.dtype} : std::vector<DType>{DType::f32, DType::bf16};
+  RouteBenchRequest request;
+  for (const DType dtype : dtypes) {
+    if (options.score_given) {
+      request.cases.push_back(
+          {score_name(options.router.score), options.router, options.selection_bias, options.experts, dtype});
+      continue;
+    }
+    for (const RouteCase& from : kRouteBenchCases) request.cases.push_back(make_case(from, options, dtype));
+  }
+  request.tokens = options.tokens;
+  if (request.tokens.empty()) request.tokens.assign(kRouteBenchTokens.begin(), kRouteBenchTokens.end());
+  request.outputs = options.outputs;
+  request.threads = options.threads;
+  request.repeat = options.repeat;
+  print(bench_routes(request), options.json);
 }
 
 }  // namespace
@@ -82,13 +162,11 @@ std::vector<BenchConfig> parse_configs(const std::vector<std::string>& names) {
 }
 
 void bench(const BenchOptions& options) {
-  BenchRequest request;
-  request.configs = parse_configs(options.configs);
-  request.tokens = options.tokens;
-  request.dtypes = {options.dtype};
-  request.threads = options.threads;
-  const BenchResult result = bench_layers(request);
-  fmt::print("{}{}", options.json ? json_text(result) : bench_text(result), options.json ? "\n" : "");
+  if (options.what == "route") {
+    bench_route(options);
+  } else {
+    bench_layer(options);
+  }
 }
 
 }  // namespace switchyard::cli

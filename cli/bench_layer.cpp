@@ -1,14 +1,11 @@
 #include "bench_layer.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <cstdio>
-#include <fstream>
 
+#include "bench_machine.hpp"
 #include "random_layer.hpp"
 #include "switchyard/error.hpp"
 #include "text.hpp"
@@ -16,33 +13,10 @@
 namespace switchyard::cli {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr double kMaxCopyBytes = 6.0 * (1 << 30);
-constexpr double kDefaultCacheBytes = 32.0 * (1 << 20);  // where the system does not say
 constexpr int kMaxCopies = 1000;
-constexpr int kMinRounds = 7;
-constexpr int kMaxRounds = 301;
 // Each call begins at another row of x, so that it routes otherwise.
 constexpr std::int64_t kShifts = 251;
-
-double last_level_cache_bytes() {
-  for (const int name : {_SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
-    const long bytes = ::sysconf(name);
-    if (bytes > 0) return static_cast<double>(bytes);
-  }
-  return kDefaultCacheBytes;
-}
-
-// Memory that is free for the taking; without the file that says so, what is there in all.
-double available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);) {
-    double kib = 0;
-    if (std::sscanf(line.c_str(), "MemAvailable: %lf", &kib) == 1) return kib * 1024;
-  }
-  return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
-}
 
 double expert_bytes(const BenchConfig& config, DType dtype) {
   return 3 * static_cast<double>(config.hidden) * static_cast<double>(config.ffn) *
@@ -111,15 +85,6 @@ struct Series {
     const double per_token = 3 * static_cast<double>(config.ffn) * config.topk + config.experts;
     return 2 * static_cast<double>(tokens) * hidden * per_token;
   }
-
-  template <class Value>
-  double median(const Value& value) const {
-    std::vector<double> values;
-    for (const Sample& sample : samples) values.push_back(value(sample));
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
-  }
 };
 
 // All copies of one layer, and what its forwards read and write.
@@ -145,10 +110,7 @@ class Bench {
       forward(all.back());
       all.back().samples.clear();  // the first touch of the memory
     }
-    const auto start = Clock::now();
-    for (int round = 0; round < kMaxRounds; ++round) {
-      const double spent = std::chrono::duration<double>(Clock::now() - start).count();
-      if (round >= kMinRounds && spent > seconds) break;
+    for (Rounds rounds(seconds, 0); rounds.next();) {
       for (Series& series : all) forward(series);
     }
     return all;
@@ -160,10 +122,10 @@ class Bench {
     const auto shift = static_cast<std::int64_t>(calls_ * 37) % kShifts;
     const std::byte* x = x_.data() + static_cast<std::size_t>(shift * config_.hidden) * dtype_bytes(dtype_);
     ++calls_;
-    const auto start = Clock::now();
+    const auto start = BenchClock::now();
     const ForwardResult result = layer.forward({x, dtype_, series.tokens, config_.hidden},
                                                {y_.data(), dtype_, series.tokens, config_.hidden}, workspace_);
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    const double seconds = seconds_since(start);
     series.path = result.path;
     series.samples.push_back({seconds, distinct_experts(result.routing, seen_) * expert_bytes(config_, dtype_)});
   }
@@ -190,21 +152,13 @@ BenchRow make_row(const Series& series, const Roofline& probe) {
   row.isa = probe.isa;
   row.threads = probe.threads;
   row.path = series.path;
-  row.ms = series.median([](const Sample& s) { return s.seconds * 1e3; });
-  row.gflops = series.median([&](const Sample& s) { return flops / s.seconds / 1e9; });
-  row.gbps = series.median([](const Sample& s) { return s.bytes / s.seconds / 1e9; });
-  row.roofline = series.median(
-      [&](const Sample& s) { return std::max(s.bytes / (probe.dram_gbps * 1e9), flops / peak) / s.seconds; });
+  row.ms = median(series.samples, [](const Sample& s) { return s.seconds * 1e3; });
+  row.gflops = median(series.samples, [&](const Sample& s) { return flops / s.seconds / 1e9; });
+  row.gbps = median(series.samples, [](const Sample& s) { return s.bytes / s.seconds / 1e9; });
+  row.roofline = median(series.samples, [&](const Sample& s) {
+    return std::max(s.bytes / (probe.dram_gbps * 1e9), flops / peak) / s.seconds;
+  });
   return row;
-}
-
-Roofline better(Roofline one, const Roofline& other) {
-  one.fma_gflops = std::max(one.fma_gflops, other.fma_gflops);
-  one.bf16_gflops = std::max(one.bf16_gflops, other.bf16_gflops);
-  one.vnni_gops = std::max(one.vnni_gops, other.vnni_gops);
-  one.dram_gbps = std::max(one.dram_gbps, other.dram_gbps);
-  one.cache_gbps = std::max(one.cache_gbps, other.cache_gbps);
-  return one;
 }
 
 }  // namespace
@@ -223,13 +177,6 @@ BenchResult bench_layers(const BenchRequest& request) {
   BenchResult result{better(before, probe_roofline(threads)), {}};
   for (const Series& series : all) result.rows.push_back(make_row(series, result.probe));
   return result;
-}
-
-std::string probe_text(const Roofline& probe) {
-  std::string text = fmt::format("probe  {}, {} thread{}: {:.1f} GB/s memory, {:.0f} GFLOP/s f32", isa_name(probe.isa),
-                                 probe.threads, probe.threads == 1 ? "" : "s", probe.dram_gbps, probe.fma_gflops);
-  if (probe.bf16_gflops > 0) text += fmt::format(", {:.0f} bf16", probe.bf16_gflops);
-  return text;
 }
 
 std::vector<std::string> bench_columns() {

@@ -50,7 +50,6 @@ struct BenchResult {
 
 BenchResult bench_layers(const BenchRequest& request);
 
-std::string probe_text(const Roofline& probe);
 std::vector<std::string> bench_columns();
 std::vector<std::string> bench_cells(const BenchRow& row);
 std::string bench_text(const BenchResult& result);

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "switchyard/error.hpp"
+#include "switchyard/route.hpp"
 #include "switchyard/types.hpp"
 
 namespace switchyard::cli {
@@ -31,13 +33,43 @@ struct RunOptions {
 };
 void run(const RunOptions& options);
 
+struct RouteOptions {
+  std::string logits;    // this and the next ones: FILE.npy, FILE.safetensors or FILE.safetensors:TENSOR
+  RouterOptions router;  // its arrays come from the files
+  std::string selection_bias;
+  std::string logit_bias;
+  std::string expert_scale;
+  std::string table;
+  std::string token_ids;
+  std::string valid;
+  std::string forced;
+  std::string replayed;
+  std::string sequences;
+  std::filesystem::path output;
+  std::vector<std::string> outputs{"expert", "weight", "count"};  // of kRouteOutputs
+  DType expert_type = DType::i32;
+  DType weight_type = DType::f32;  // of probabilities too
+  std::int32_t bins = 0;
+  float qb_lower = 0;
+  float qb_upper = 0;
+  int threads = 0;
+};
+void route(const RouteOptions& options);
+
+// `bench layer` and `bench route`; what is empty has the default of the one that runs.
 struct BenchOptions {
   std::string what = "layer";
-  std::vector<std::string> configs{"s"};
-  std::vector<std::int64_t> tokens{1, 16, 64, 256, 1024};
-  DType dtype = DType::f32;
+  std::vector<std::int64_t> tokens;
+  std::optional<DType> dtype;
   int threads = 0;
   bool json = false;
+  std::vector<std::string> configs;  // this one is for layers, the next ones are for routes
+  std::int32_t experts = 256;
+  RouterOptions router{.topk = 8};
+  bool selection_bias = false;
+  bool score_given = false;  // else the cases of cases.hpp
+  std::vector<std::string> outputs{"expert", "weight"};
+  int repeat = 0;  // 0: as often as some seconds allow
 };
 void bench(const BenchOptions& options);
 

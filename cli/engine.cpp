@@ -1,6 +1,7 @@
 #include "engine.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -114,28 +115,43 @@ double fastest_ms(const Forward& forward) {
 void count_work(const ModelInfo& model, Format format, LayerRun& run) {
   run.load.assign(static_cast<std::size_t>(model.experts), 0);
   for (const std::int32_t expert : run.expert) {
-    if (expert >= 0) ++run.load[static_cast<std::size_t>(expert)];
+    if (expert >= 0 && expert < model.experts) ++run.load[static_cast<std::size_t>(expert)];  // others cost nothing
   }
   const auto rows = static_cast<double>(std::accumulate(run.load.begin(), run.load.end(), std::int64_t{0}));
   const auto tokens = static_cast<double>(run.tokens);
-  const auto hidden = static_cast<double>(model.hidden);
-  const double expert_weights = 3 * hidden * static_cast<double>(model.ffn);
-  const double shared_weights = tokens > 0 ? 3 * hidden * static_cast<double>(model.shared_ffn) : 0;
+  const double of_expert = expert_elements(model);
+  const double of_all = tokens > 0 ? common_elements(model) : 0;
   const double element_bytes = format == Format::bf16 ? 2 : 4;
-  run.weight_bytes = (static_cast<double>(run.experts_used()) * expert_weights + shared_weights) * element_bytes;
-  run.flops = 2 * (rows * expert_weights + tokens * (shared_weights + hidden * model.experts));
+  const double router = static_cast<double>(model.hidden) * (model.experts + model.identity_experts);
+  run.weight_bytes = (static_cast<double>(run.experts_used()) * of_expert + of_all) * element_bytes;
+  run.flops = 2 * (rows * of_expert + tokens * (of_all + router));
 }
 
-LayerRun forward_layer(const Layer& layer, std::int32_t index, const Activations& x) {
+struct Expected {
+  Activations output;
+  std::vector<std::int64_t> expert;
+};
+
+struct LayerTask {
+  std::int32_t layer = 0;
+  Activations x;
+  std::vector<std::int64_t> token_ids;  // empty: the layer does not ask for them
+  std::optional<Expected> expected;
+};
+
+LayerRun forward_layer(const Layer& layer, const LayerTask& task) {
+  const Activations& x = task.x;
   LayerRun run;
-  run.layer = index;
+  run.layer = task.layer;
   run.tokens = x.tokens;
   run.dtype = x.dtype;
   run.output.resize(static_cast<std::size_t>(x.tokens * x.hidden) * dtype_bytes(x.dtype));
   const Workspace workspace(layer.workspace_bytes(x.tokens));
   const Matrix y(run.output.data(), x.dtype, x.tokens, x.hidden);
+  RouteInputs inputs;
+  if (!task.token_ids.empty()) inputs.token_id = {task.token_ids.data(), DType::i64};
   ForwardResult result;
-  run.ms = fastest_ms([&] { result = layer.forward(x.matrix(), y, workspace); });
+  run.ms = fastest_ms([&] { result = layer.forward(x.matrix(), y, workspace, inputs); });
   run.path = result.path;
   run.topk = result.routing.topk;
   const auto slots = static_cast<std::size_t>(x.tokens * run.topk);
@@ -178,21 +194,33 @@ std::int64_t count_same_sets(const LayerRun& run, std::vector<std::int64_t> expe
   return same;
 }
 
-struct Expected {
-  Activations output;
-  std::vector<std::int64_t> expert;
-};
-
-struct LayerTask {
-  std::int32_t layer = 0;
-  Activations x;
-  std::optional<Expected> expected;
-};
+// Of a layer that takes its experts from a table.
+std::vector<std::int64_t> read_token_ids(const RunOptions& options, const InputFile& input, std::int32_t layer,
+                                         std::int64_t tokens) {
+  const std::string name = fmt::format("layer.{}.token_ids", layer);
+  if (input.is_npy() || !input.has(name)) {
+    throw Error(Code::bad_data, fmt::format("run: {}: layer {} looks its experts up by token id, expected a tensor {}",
+                                            options.input.string(), layer, name));
+  }
+  return input.token_ids(name, tokens);
+}
 
 std::vector<LayerTask> plan_tasks(const RunOptions& options, const ModelInfo& model, const InputFile& input) {
+  if (!model.unsupported.empty()) {
+    throw Error(Code::not_supported,
+                fmt::format("run: {}: {}", options.model.string(), fmt::join(model.unsupported, "; ")));
+  }
+  if (options.expect && !model.outside.empty()) {
+    throw Error(Code::not_supported,
+                fmt::format("run: {}: its blocks end with {}, which is left to the caller, expected no --expect",
+                            options.model.string(), model.outside));
+  }
   std::vector<LayerTask> tasks;
   for (const std::int32_t layer : choose_layers(options, model, input)) {
-    LayerTask task{layer, input.activations(input_name(options, layer), model.hidden), {}};
+    LayerTask task{layer, input.activations(input_name(options, layer), model.hidden), {}, {}};
+    if (std::binary_search(model.table_layers.begin(), model.table_layers.end(), layer)) {
+      task.token_ids = read_token_ids(options, input, layer, task.x.tokens);
+    }
     if (options.expect) {
       const std::string output = fmt::format("layer.{}.output", layer);
       task.expected = Expected{input.activations(output, model.hidden),
@@ -234,6 +262,18 @@ Comparison compare(const LayerRun& run, const Expected& expected, DType activati
 
 }  // namespace
 
+double expert_elements(const ModelInfo& model) {
+  const double matrices = model.function.gated ? 3 : 2;
+  return matrices * static_cast<double>(model.latent > 0 ? model.latent : model.hidden) *
+         static_cast<double>(model.ffn);
+}
+
+double common_elements(const ModelInfo& model) {
+  const double matrices = model.shared_function.gated ? 3 : 2;
+  const double columns = matrices * static_cast<double>(model.shared_ffn) + 2 * static_cast<double>(model.latent);
+  return columns * static_cast<double>(model.hidden);
+}
+
 std::int64_t LayerRun::experts_used() const {
   return std::count_if(load.begin(), load.end(), [](std::int64_t rows) { return rows > 0; });
 }
@@ -268,7 +308,7 @@ ModelRun run_layers(const RunOptions& options) {
   run.threads = layer_options.threads.count();
   for (const LayerTask& task : tasks) {
     const Layer layer = load_layer(model, task.layer, layer_options);
-    LayerRun result = forward_layer(layer, task.layer, task.x);
+    LayerRun result = forward_layer(layer, task);
     count_work(run.model, run.format, result);
     if (task.expected) result.comparison = compare(result, *task.expected, options.dtype);
     if (options.output.empty()) std::vector<std::byte>().swap(result.output);

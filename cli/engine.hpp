@@ -55,6 +55,10 @@ struct ModelRun {
   bool holds() const;  // all comparisons that were made
 };
 
+// Weights of one routed expert, and of all that every token passes: the shared expert and the maps of a latent space.
+double expert_elements(const ModelInfo& model);
+double common_elements(const ModelInfo& model);
+
 // Everything that can be refused is, before the first layer is packed. Progress goes to stderr if that is a terminal.
 ModelRun run_layers(const RunOptions& options);
 

@@ -4,18 +4,52 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.hpp"
+#include "engine.hpp"
 #include "switchyard/model.hpp"
 #include "text.hpp"
 
 namespace switchyard::cli {
 namespace {
 
+const char* chosen_name(ChosenScore chosen) { return chosen == ChosenScore::softmax ? "softmax" : "sigmoid"; }
+
+std::string function_text(const ExpertFunction& function) {
+  std::string text = activation_name(function.activation);
+  if (!function.gated) text += " without gate";
+  if (function.limit != 0) text += fmt::format(", limit {:g}", function.limit);
+  if (function.alpha != 0) text += fmt::format(", alpha {:g}", function.alpha);
+  return text;
+}
+
 // Bytes of the experts of all MoE layers when they are packed to `format`.
 double packed_bytes(const ModelInfo& info, Format format) {
-  const double ffn =
-      static_cast<double>(info.experts) * static_cast<double>(info.ffn) + static_cast<double>(info.shared_ffn);
-  const double per_layer = 3 * static_cast<double>(info.hidden) * ffn;
+  const double per_layer = info.experts * expert_elements(info) + common_elements(info);
   return static_cast<double>(info.moe_layers.size()) * per_layer * (format == Format::bf16 ? 2 : 4);
+}
+
+// Keys that are there only where they say something.
+void add_router(nlohmann::ordered_json& json, const ModelInfo& info) {
+  const RouterOptions& router = info.router;
+  if (router.chosen != ChosenScore::none) json["chosen"] = chosen_name(router.chosen);
+  if (router.normalize == Normalize::clamped_sum) json["least_sum"] = router.epsilon;
+  if (router.normalize == Normalize::power_norm) json["power"] = router.power;
+  if (router.score == Score::sparsemixer) json["jitter"] = router.jitter;
+  if (router.softcap != 0) json["softcap"] = router.softcap;
+  if (info.logit_bias) json["logit_bias"] = true;
+  if (!info.table_layers.empty()) json["table_layers"] = info.table_layers;
+}
+
+void add_block(nlohmann::ordered_json& json, const ModelInfo& info) {
+  if (!(info.function == ExpertFunction{})) json["function"] = function_text(info.function);
+  if (info.shared_ffn > 0 && !(info.shared_function == info.function)) {
+    json["shared_function"] = function_text(info.shared_function);
+  }
+  if (info.shared_scale != 1) json["shared_scale"] = info.shared_scale;
+  if (info.identity_experts > 0) json["identity_experts"] = info.identity_experts;
+  if (info.latent > 0) json["latent"] = info.latent;
+  if (info.weight_on_input) json["weight_on_input"] = true;
+  if (info.output_bias) json["output_bias"] = true;
+  if (!info.outside.empty()) json["outside"] = info.outside;
 }
 
 std::string json_text(const InspectOptions& options, const ModelInfo& info) {
@@ -38,6 +72,8 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info) {
                     {"selection_bias", info.selection_bias},
                     {"groups", router.groups},
                     {"kept_groups", router.kept_groups}};
+  add_router(json["router"], info);
+  add_block(json, info);
   json["layout"] = info.layout;
   json["weights"] = dtype_name(info.weights);
   json["file_bytes"] = info.file_bytes;
@@ -51,34 +87,80 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info) {
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
+std::string normalize_text(const RouterOptions& router) {
+  switch (router.normalize) {
+    case Normalize::sum:
+      return "weights divided by their sum";
+    case Normalize::clamped_sum:
+      return fmt::format("weights divided by their sum, or by {:g} if that is more", router.epsilon);
+    case Normalize::power_norm:
+      return fmt::format("weights divided by their {:g}-norm", router.power);
+    case Normalize::none:
+      break;
+  }
+  return router.chosen == ChosenScore::none ? "weights as they are"
+                                            : fmt::format("weights the {} of the chosen", chosen_name(router.chosen));
+}
+
 std::string router_text(const ModelInfo& info) {
   const RouterOptions& router = info.router;
-  std::string text =
-      fmt::format("{}, {}weights {}", score_name(router.score), info.selection_bias ? "with a bias to choose by, " : "",
-                  router.normalize != Normalize::none ? "divided by their sum" : "as they are");
+  std::string text = score_name(router.score);
+  if (info.logit_bias) text += ", with a bias";
+  if (router.softcap != 0) text += fmt::format(", capped at {:g}", router.softcap);
+  if (info.selection_bias) text += ", with a bias to choose by";
+  text += ", " + normalize_text(router);
   if (router.scale != 1) text += fmt::format(", times {:g}", router.scale);
-  if (router.groups > 0) text += fmt::format("; from {} of {} groups", router.kept_groups, router.groups);
+  if (router.groups > 0) {
+    text +=
+        fmt::format("; from {} of {} groups by their best {}", router.kept_groups, router.groups, router.group_best);
+  }
+  if (!info.table_layers.empty()) {
+    text += fmt::format("; experts by token id in {}", ranges_text(info.table_layers));
+  }
   return text;
+}
+
+std::string experts_text(const ModelInfo& info) {
+  std::string text = fmt::format("E {}, K {}", info.experts, info.router.topk);
+  if (info.identity_experts > 0) text += fmt::format(", and {} that give the token back", info.identity_experts);
+  text += fmt::format(", {}", function_text(info.function));
+  if (info.weight_on_input) text += ", weights on the input";
+  if (info.output_bias) text += ", a bias on the output";
+  return text;
+}
+
+std::string shared_text(const ModelInfo& info) {
+  std::string text = fmt::format("F {}, {}", info.shared_ffn, info.shared_gate ? "sigmoid gate" : "no gate");
+  if (info.shared_scale != 1) text += fmt::format(", times {:g}", info.shared_scale);
+  if (!(info.shared_function == info.function)) text += fmt::format(", {}", function_text(info.shared_function));
+  return text;
+}
+
+void line(const char* name, const std::string& value) { fmt::print("  {:<13} {}\n", name, value); }
+
+void print_block(const ModelInfo& info) {
+  line("layers", fmt::format("{}, {} of them with experts: {}", info.layers, info.moe_layers.size(),
+                             ranges_text(info.moe_layers)));
+  line("experts", experts_text(info));
+  line("sizes", fmt::format("H {}, F {}{}", info.hidden, info.ffn,
+                            info.latent > 0 ? fmt::format(", latent {}", info.latent) : ""));
+  if (info.shared_ffn > 0) line("shared expert", shared_text(info));
+  line("router", router_text(info));
+  line("layout", info.layout);
+  line("weights", dtype_name(info.weights));
 }
 
 void print_text(const InspectOptions& options, const ModelInfo& info) {
   fmt::print("{}\n", options.model.string());
-  const auto line = [](const char* name, const std::string& value) { fmt::print("  {:<13} {}\n", name, value); };
   line("model_type", fmt::format("{} (family {})", info.model_type, info.family));
-  line("layers", fmt::format("{}, {} of them with experts: {}", info.layers, info.moe_layers.size(),
-                             ranges_text(info.moe_layers)));
-  line("experts", fmt::format("E {}, K {}", info.experts, info.router.topk));
-  line("sizes", fmt::format("H {}, F {}", info.hidden, info.ffn));
-  if (info.shared_ffn > 0) {
-    line("shared expert", fmt::format("F {}, {}", info.shared_ffn, info.shared_gate ? "sigmoid gate" : "no gate"));
-  }
-  line("router", router_text(info));
-  line("layout", info.layout);
-  line("weights", dtype_name(info.weights));
+  if (info.layers > 0) print_block(info);
   line("bytes", fmt::format("{} in files, {} of them MoE blocks", bytes_text(static_cast<double>(info.file_bytes)),
                             bytes_text(static_cast<double>(info.moe_bytes))));
-  line("formats", fmt::format("f32: {}, bf16: {} packed, all layers", bytes_text(packed_bytes(info, Format::f32)),
-                              bytes_text(packed_bytes(info, Format::bf16))));
+  if (info.layers > 0) {
+    line("formats", fmt::format("f32: {}, bf16: {} packed, all layers", bytes_text(packed_bytes(info, Format::f32)),
+                                bytes_text(packed_bytes(info, Format::bf16))));
+  }
+  if (!info.outside.empty()) line("left to you", info.outside);
   line("not supported", info.unsupported.empty() ? "nothing: every MoE layer runs" : "");
   for (const std::string& reason : info.unsupported) fmt::print("    {}\n", reason);
 }

@@ -6,11 +6,16 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <initializer_list>
 #include <new>
 #include <string>
+#include <string_view>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "commands.hpp"
+#include "route_outputs.hpp"
 #include "switchyard/version.hpp"
 
 namespace switchyard::cli {
@@ -18,10 +23,13 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr std::int64_t kMaxBenchTokens = 1 << 20;
+constexpr int kMaxBins = 1 << 20;
+constexpr int kMaxRepeat = 1000;
 
 struct Options {
   InspectOptions inspect;
   RunOptions run;
+  RouteOptions route;
   BenchOptions bench;
   DemoOptions demo;
 };
@@ -43,11 +51,68 @@ void add_threads(CLI::App* command, int& threads) {
       ->type_name("N");
 }
 
-void add_dtype(CLI::App* command, DType& dtype, const std::string& description) {
-  const auto set = [&dtype](const std::string& name) { dtype = name == "bf16" ? DType::bf16 : DType::f32; };
-  command->add_option_function<std::string>("--dtype", set, description)
-      ->check(CLI::IsMember({"f32", "bf16"}).description(""))
-      ->type_name("f32|bf16");
+template <class Value>
+using Choices = std::vector<std::pair<std::string, Value>>;
+
+// An option whose value is one of a few names.
+template <class Value, class Target>
+CLI::Option* add_choice(CLI::App* command, const std::string& flag, Target& target, const Choices<Value>& choices,
+                        const std::string& description) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : choices) names.push_back(name);
+  const auto set = [&target, choices](const std::string& text) {
+    for (const auto& [name, value] : choices) {
+      if (name == text) target = value;
+    }
+  };
+  return command->add_option_function<std::string>(flag, set, description)
+      ->check(CLI::IsMember(names).description(""))
+      ->type_name(CLI::detail::join(names, "|"));
+}
+
+Choices<DType> dtype_choices(std::initializer_list<DType> dtypes) {
+  Choices<DType> choices;
+  for (const DType dtype : dtypes) choices.emplace_back(dtype_name(dtype), dtype);
+  return choices;
+}
+
+CLI::Option* add_score(CLI::App* command, Score& score) {
+  Choices<Score> choices;
+  for (const Score value : {Score::softmax, Score::sigmoid, Score::sqrt_softplus, Score::logit, Score::sparsemixer}) {
+    choices.emplace_back(score_name(value), value);
+  }
+  return add_choice(command, "--score", score, choices, "What a logit becomes");
+}
+
+CLI::Option* add_normalize(CLI::App* command, Normalize& normalize) {
+  return add_choice<Normalize>(command, "--normalize", normalize,
+                               {{"none", Normalize::none},
+                                {"sum", Normalize::sum},
+                                {"clamped", Normalize::clamped_sum},
+                                {"power", Normalize::power_norm}},
+                               "What the chosen scores are divided by: nothing (default), their sum + epsilon, "
+                               "max(sum, epsilon), their norm of --power");
+}
+
+CLI::Option* add_topk(CLI::App* command, std::int32_t& topk, const std::string& description) {
+  return command->add_option("--topk", topk, description)->check(one_to(kMaxTopk))->type_name("K");
+}
+
+std::vector<CLI::Option*> add_groups(CLI::App* command, RouterOptions& router) {
+  const auto add = [&](const char* flag, std::int32_t& value, const char* description, std::int32_t most) {
+    return command->add_option(flag, value, description)->check(one_to(most))->type_name("N");
+  };
+  return {add("--groups", router.groups, "Groups of neighbouring experts; default: none", kMaxGroups),
+          add("--kept-groups", router.kept_groups, "Best groups that experts come from", kMaxGroups),
+          add("--group-best", router.group_best, "A group's score is the sum of this many best; default: 1", kMaxTopk)};
+}
+
+CLI::Option* add_outputs(CLI::App* command, std::vector<std::string>& outputs, const std::string& description) {
+  return command->add_option("--outputs", outputs, description)
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::IsMember(std::vector<std::string>(kRouteOutputs.begin(), kRouteOutputs.end())).description(""))
+      ->type_name("LIST");
 }
 
 CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
@@ -70,7 +135,8 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
       ->type_name("N")
       ->allow_extra_args(false);
   command->add_option("--tensor", options.tensor, "Name of the input tensor, for one --layer")->type_name("NAME");
-  add_dtype(command, options.dtype, "What the experts multiply: f32 (default) or bf16");
+  add_choice(command, "--dtype", options.dtype, dtype_choices({DType::f32, DType::bf16}),
+             "What the experts multiply; default: f32");
   add_threads(command, options.threads);
   command->add_flag("--expect", options.expect, "Compare with layer.L.output and layer.L.expert of the input file");
   command->add_option("--report", options.report, "Write a page about the run")->type_name("FILE.html");
@@ -80,26 +146,126 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
   return command;
 }
 
+void add_router(CLI::App* command, RouteOptions& options) {
+  RouterOptions& router = options.router;
+  const auto add_number = [&](const char* flag, float& value, const char* description) {
+    command->add_option(flag, value, description)->type_name("X");
+  };
+  const auto add_file = [&](const char* flag, std::string& place, const char* description) {
+    command->add_option(flag, place, description)->type_name("FILE");
+  };
+  add_topk(command, router.topk, "Experts per token; default: 1");
+  add_score(command, router.score);
+  add_choice<ChosenScore>(
+      command, "--chosen", router.chosen,
+      {{"none", ChosenScore::none}, {"softmax", ChosenScore::softmax}, {"sigmoid", ChosenScore::sigmoid}},
+      "What the scores of the chosen become, with --score logit");
+  add_normalize(command, router.normalize);
+  add_number("--epsilon", router.epsilon, "See --normalize; default: 0");
+  add_number("--power", router.power, "See --normalize; default: 1");
+  add_number("--scale", router.scale, "Factor of the weights; default: 1");
+  add_groups(command, router);
+  command->add_flag("--masked-zero", router.masked_zero, "Experts of the other groups have the selection 0, not -inf");
+  add_file("--bias", options.selection_bias, "[E] f32, bf16 or f16, added to the scores to choose by");
+  add_file("--expert-scale", options.expert_scale, "[E] f32, a factor of each expert's weights");
+  add_number("--logit-scale", router.logit_scale, "Factor of the logits; default: 1");
+  add_file("--logit-bias", options.logit_bias, "[E] f32, added to the logits");
+  command->add_flag("--round-logits", router.round_logits,
+                    "Round them to bf16 before the soft cap, as a router in bf16 does");
+  add_number("--softcap", router.softcap, "l becomes softcap tanh(l / softcap); default: none");
+  add_number("--jitter", router.jitter, "Of sparsemixer; default: 0.01");
+  add_choice<Order>(command, "--order", router.order,
+                    {{"score", Order::score}, {"expert", Order::expert}, {"any", Order::any}},
+                    "How a token's slots follow one another; default: score");
+  add_file("--table", options.table, "[rows,K] i16, i32 or i64: experts by token id, not by score");
+  add_file("--token-ids", options.token_ids, "[T] i32 or i64, for --table");
+  add_file("--valid", options.valid, "[T] u8 or bool, 0: padding");
+  add_file("--forced", options.forced, "[T,K] i16, i32 or i64: the experts to replay");
+  add_file("--replayed", options.replayed, "[T] u8 or bool, 0: the token is routed live");
+  add_file("--sequences", options.sequences, "[S+1] i64, borders of sequences, for counts and sums of their own");
+}
+
+CLI::App* add_route(CLI::App& app, RouteOptions& options) {
+  CLI::App* command = app.add_subcommand("route", "Choose experts for logits from a file");
+  command->add_option("--logits", options.logits, "[T,E] f32, bf16 or f16")->required()->type_name("FILE");
+  command->add_option("--output", options.output, "Where the results go, .safetensors")->required()->type_name("FILE");
+  add_router(command, options);
+  add_outputs(command, options.outputs,
+              "What is written; default: expert,weight,count. All: " + CLI::detail::join(kRouteOutputs, ","));
+  add_choice(command, "--expert-type", options.expert_type, dtype_choices({DType::i16, DType::i32, DType::i64}),
+             "Type of the experts' ids; default: i32");
+  add_choice(command, "--weight-type", options.weight_type, dtype_choices({DType::f32, DType::bf16, DType::f16}),
+             "Type of weights and probabilities; default: f32");
+  command->add_option("--bins", options.bins, "Bins of the histogram")->check(one_to(kMaxBins))->type_name("N");
+  command->add_option("--qb-lower", options.qb_lower, "Lower bound of the histogram")->type_name("X");
+  command->add_option("--qb-upper", options.qb_upper, "Upper bound of the histogram")->type_name("X");
+  add_threads(command, options.threads);
+  command->footer(
+      "A FILE is one array: x.npy, x.safetensors with one tensor, or x.safetensors:TENSOR.\n\n"
+      "Example:\n  switchyard route --logits logits.npy --topk 8 --score sigmoid --normalize sum --output "
+      "r.safetensors");
+  return command;
+}
+
+// An option of one kind of benchmark does nothing in another.
+void check_groups_of_options(const CLI::App* command, const std::string& what) {
+  for (const CLI::Option* option : command->get_options()) {
+    for (const std::string_view other : {"layer", "route"}) {
+      if (option->get_group() == fmt::format("bench {}", other) && other != what && option->count() > 0) {
+        throw CLI::ValidationError(option->get_name(), fmt::format("is for bench {} alone", other));
+      }
+    }
+  }
+}
+
+void add_bench_route(CLI::App* command, BenchOptions& options) {
+  std::vector<CLI::Option*> all = add_groups(command, options.router);
+  CLI::Option* score = add_score(command, options.router.score);
+  all.push_back(add_normalize(command, options.router.normalize));
+  all.push_back(command->add_flag("--bias", options.selection_bias, "With a bias to choose by"));
+  for (CLI::Option* option : all) option->needs(score);
+  all.push_back(score);
+  all.push_back(command->add_option("--experts", options.experts, "Experts; default: 256")
+                    ->check(one_to(kMaxExperts))
+                    ->type_name("E"));
+  all.push_back(add_topk(command, options.router.topk, "Experts per token; default: 8"));
+  all.push_back(add_outputs(command, options.outputs, "What is written; default: expert,weight"));
+  all.push_back(command->add_option("--repeat", options.repeat, "Rounds; default: as 2 seconds allow")
+                    ->check(one_to(kMaxRepeat))
+                    ->type_name("N"));
+  for (CLI::Option* option : all) option->group("bench route");
+  command->final_callback([command, score, &options] {
+    options.score_given = score->count() > 0;
+    check_groups_of_options(command, options.what);
+  });
+}
+
 CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
-  CLI::App* command = app.add_subcommand("bench", "Time forwards of one layer with cold random weights");
-  command->add_option("WHAT", options.what, "What to time: layer (default)")
-      ->check(CLI::IsMember({"layer"}).description(""))
+  CLI::App* command = app.add_subcommand("bench", "Time forwards of one layer, or routing");
+  command->add_option("WHAT", options.what, "What to time: layer (default) or route")
+      ->check(CLI::IsMember({"layer", "route"}).description(""))
       ->type_name("");
-  command->add_option("--config", options.configs, "a, b, c, d, s (default), all, or H,F,E,K; may be repeated")
-      ->type_name("CONFIG")
-      ->delimiter(' ')
-      ->allow_extra_args(false);  // what follows may be WHAT
-  command->add_option("--tokens", options.tokens, "Numbers of tokens; default: 1,16,64,256,1024")
+  command->add_option("--tokens", options.tokens, "Numbers of tokens; default: 1,16,64,256,1024; route: 1,16384")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(one_to(kMaxBenchTokens))
       ->type_name("LIST");
-  add_dtype(command, options.dtype, "Type of weights and activations: f32 (default) or bf16");
+  add_choice(command, "--dtype", options.dtype, dtype_choices({DType::f32, DType::bf16, DType::f16}),
+             "Type of weights and activations, f32 (default) or bf16; of logits, default: f32 and bf16");
   add_threads(command, options.threads);
   command->add_flag("--json", options.json, "Print JSON");
+  command->add_option("--config", options.configs, "a, b, c, d, s (default), all, or H,F,E,K; may be repeated")
+      ->type_name("CONFIG")
+      ->delimiter(' ')
+      ->allow_extra_args(false)  // what follows may be WHAT
+      ->group("bench layer");
+  add_bench_route(command, options);
   command->footer(
+      "layer: forwards with cold random weights.\n"
       "a: H 2048, F 1024, E 64, K 8    b: H 2048, F 768, E 128, K 8    c: H 4096, F 3584, E 8, K 2\n"
       "d: H 3584, F 1024, E 64, K 8    s: H 512, F 256, E 32, K 4\n\n"
+      "route: beside reading the logits once and beside plain code. Without --score: softmax, sigmoid with a bias,\n"
+      "and that with 8 groups. Logits of up to 64 KiB come from the cache, more from memory.\n\n"
       "Example:\n  switchyard bench layer --config b --tokens 1,16,256 --dtype bf16");
   return command;
 }
@@ -127,6 +293,7 @@ void run_command(int argc, char** argv, std::string& step) {
   Options options;
   const CLI::App* inspect_command = add_inspect(app, options.inspect);
   const CLI::App* run_subcommand = add_run(app, options.run);
+  const CLI::App* route_command = add_route(app, options.route);
   const CLI::App* bench_command = add_bench(app, options.bench);
   const CLI::App* demo_command = add_demo(app, options.demo);
   try {
@@ -140,6 +307,7 @@ void run_command(int argc, char** argv, std::string& step) {
   step = app.get_subcommands().front()->get_name();
   if (*inspect_command) inspect(options.inspect);
   if (*run_subcommand) run(options.run);
+  if (*route_command) route(options.route);
   if (*bench_command) bench(options.bench);
   if (*demo_command) demo(options.demo);
   if (std::fflush(stdout) != 0) {

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <charconv>
 #include <cstring>
@@ -24,6 +25,18 @@ constexpr std::size_t kPreludeV1 = 10;  // magic, two bytes of version, length o
 constexpr std::size_t kPreludeV2 = 12;  // the same with the length in 4 bytes
 constexpr std::size_t kAlignment = 64;  // of the data in the file
 constexpr std::size_t kMaxDimensions = 32;
+
+struct Kind {
+  std::string_view descr;
+  DType dtype;
+};
+constexpr std::array<Kind, 7> kKinds{{{"<f4", DType::f32},
+                                      {"<f2", DType::f16},
+                                      {"<i2", DType::i16},
+                                      {"<i4", DType::i32},
+                                      {"<i8", DType::i64},
+                                      {"|u1", DType::u8},
+                                      {"|b1", DType::boolean}}};
 
 // The header is the text of a Python dict: {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }
 class HeaderReader {
@@ -62,7 +75,7 @@ class HeaderReader {
       if (descr) damaged("a second descr");
       skip_space();
       if (at_ < text_.size() && text_[at_] == '[') {
-        throw Error(Code::not_supported, fmt::format("npy: {}: an array of structures, expected '<f4'", file_));
+        throw Error(Code::not_supported, fmt::format("npy: {}: an array of structures, expected numbers", file_));
       }
       descr = read_string();
     } else if (key == "fortran_order") {
@@ -141,31 +154,40 @@ class HeaderReader {
   std::size_t at_ = 0;
 };
 
-void check_kind(const HeaderReader& header, const std::string& file) {
+std::string known_kinds() {
+  std::string text;
+  for (const Kind& kind : kKinds) text += fmt::format("{}'{}'", text.empty() ? "" : ", ", kind.descr);
+  return text;
+}
+
+DType read_kind(const HeaderReader& header, const std::string& file) {
   const std::string& descr = *header.descr;
   if (descr == "<V2" || descr == "|V2" || descr == "bfloat16") {
     throw Error(
         Code::not_supported,
         fmt::format("npy: {}: elements '{}': npy has no bf16, expected '<f4' or a .safetensors file", file, descr));
   }
-  if (descr != "<f4") {
-    throw Error(Code::not_supported, fmt::format("npy: {}: elements '{}', expected '<f4'", file, descr));
+  const auto kind = std::find_if(kKinds.begin(), kKinds.end(), [&](const Kind& known) { return known.descr == descr; });
+  if (kind == kKinds.end()) {
+    throw Error(Code::not_supported,
+                fmt::format("npy: {}: elements '{}', expected one of {}", file, descr, known_kinds()));
   }
   if (*header.fortran_order) {
     throw Error(
         Code::not_supported,
         fmt::format("npy: {}: fortran_order, expected rows one after the other (numpy.ascontiguousarray)", file));
   }
+  return kind->dtype;
 }
 
 // The number of elements; a product that no file can have is damage as well.
 std::size_t element_count(std::span<const std::int64_t> shape, const std::string& file) {
-  constexpr std::size_t kMost = std::numeric_limits<std::int64_t>::max() / sizeof(float);
+  constexpr std::size_t kMost = std::numeric_limits<std::int64_t>::max() / sizeof(std::int64_t);
   if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
   std::size_t count = 1;
   for (const std::int64_t size : shape) {
     if (static_cast<std::size_t>(size) > kMost / count) {
-      throw Error(Code::bad_data, fmt::format("npy: {}: shape ({}) is too large, expected fewer than 2^61 elements",
+      throw Error(Code::bad_data, fmt::format("npy: {}: shape ({}) is too large, expected fewer than 2^60 elements",
                                               file, fmt::join(shape, ", ")));
     }
     count *= static_cast<std::size_t>(size);
@@ -212,16 +234,14 @@ NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& file) {
   const HeaderPlace place = find_header(bytes, file);
   HeaderReader header({reinterpret_cast<const char*>(bytes.data()) + place.offset, place.size}, file);
   header.read();
-  check_kind(header, file);
-  const std::size_t count = element_count(*header.shape, file);
+  const DType dtype = read_kind(header, file);
+  const std::size_t size = element_count(*header.shape, file) * dtype_bytes(dtype);
   const auto data = bytes.subspan(place.offset + place.size);
-  if (data.size() != count * sizeof(float)) {
+  if (data.size() != size) {
     throw Error(Code::bad_data, fmt::format("npy: {}: {} bytes of data, expected {} for shape ({})", file, data.size(),
-                                            count * sizeof(float), fmt::join(*header.shape, ", ")));
+                                            size, fmt::join(*header.shape, ", ")));
   }
-  NpyArray array{std::move(*header.shape), std::vector<float>(count)};
-  if (count > 0) std::memcpy(array.values.data(), data.data(), data.size());
-  return array;
+  return {dtype, std::move(*header.shape), {data.begin(), data.end()}};
 }
 
 NpyArray read_npy(const std::filesystem::path& path) { return parse_npy(read_file(path, "npy"), path.string()); }

@@ -1,4 +1,4 @@
-// NumPy's file of one array: versions 1 and 2, f32, little-endian, row-major.
+// NumPy's file of one array: versions 1 and 2, little-endian, row-major; f32, f16, i16, i32, i64, u8 and bool.
 // Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 #pragma once
 
@@ -9,11 +9,14 @@
 #include <string>
 #include <vector>
 
+#include "switchyard/types.hpp"
+
 namespace switchyard::cli {
 
 struct NpyArray {
+  DType dtype = DType::f32;
   std::vector<std::int64_t> shape;
-  std::vector<float> values;
+  std::vector<std::byte> bytes;
 };
 
 // Throws bad_data for every damage, not_supported for arrays of another kind; `file` is used in messages. Nothing
@@ -23,7 +26,7 @@ NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& file);
 // Throws what parse_npy does, and io.
 NpyArray read_npy(const std::filesystem::path& path);
 
-// Version 1. Throws io.
+// f32, version 1. Throws io.
 void write_npy(const std::filesystem::path& path, std::span<const std::int64_t> shape, std::span<const float> values);
 
 }  // namespace switchyard::cli

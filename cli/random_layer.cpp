@@ -20,6 +20,17 @@ std::uint64_t mix(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
+// Truncated to the format's digits; what is too small for a normal number becomes 0.
+std::uint16_t to_f16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = bits >> 16 & 0x8000;
+  const std::uint32_t magnitude = bits & 0x7fffffff;
+  constexpr std::uint32_t kSmallest = (127 - 14) << 23;
+  return static_cast<std::uint16_t>(sign | (magnitude < kSmallest ? 0 : (magnitude - kSmallest + (1U << 23)) >> 13));
+}
+
+std::uint16_t to_bf16(float value) { return static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(value) >> 16); }
+
 constexpr std::size_t kPieceElements = std::size_t{1} << 16;
 
 // A queue of pieces: whoever comes takes the next one.
@@ -42,8 +53,7 @@ void fill_pieces(void* data, int /*worker*/) {
       if (fill.dtype == DType::f32) {
         reinterpret_cast<float*>(fill.values)[i] = value;
       } else {
-        reinterpret_cast<std::uint16_t*>(fill.values)[i] =
-            static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(value) >> 16);
+        reinterpret_cast<std::uint16_t*>(fill.values)[i] = fill.dtype == DType::f16 ? to_f16(value) : to_bf16(value);
       }
     }
   }

@@ -9,7 +9,7 @@
 
 namespace switchyard::cli {
 
-// `count` values of f32 or bf16, the same for the same seed, about uniform in -scale..scale.
+// `count` values of f32, bf16 or f16, the same for the same seed, about uniform in -scale..scale.
 std::vector<std::byte> random_values(std::size_t count, DType dtype, double scale, std::uint64_t seed,
                                      const Threads& threads);
 

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bench_machine.hpp"
 #include "files.hpp"
 #include "switchyard/cpu.hpp"
 #include "switchyard/version.hpp"

@@ -21,7 +21,9 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "golden"))
-from record_blocks import Rules, check_blocks, record_blocks, write_blocks  # noqa: E402
+from record_blocks import record_blocks, write_blocks  # noqa: E402
+from rules import Rules  # noqa: E402
+from saved_block import check_blocks, per_expert  # noqa: E402
 
 OUTPUT = HERE / "tiny_qwen3_moe"
 TEXT_MODULE = "bisect.py"
@@ -151,7 +153,9 @@ def write_expected(text, held_out):
     print(f"saved weights: held out {bits:.3f} bits per byte")
     (OUTPUT / "text.txt").write_bytes(text)
     write_blocks(record_blocks(model, list(text)), OUTPUT)
-    error, gap, loads = check_blocks(OUTPUT, Rules(renormalise=True))
+    error, gap, loads = check_blocks(
+        OUTPUT, Rules(renormalise=True), per_expert()
+    )
     print(f"relative error {error:.1e}, smallest gap between scores {gap:.1e}")
     for layer, load in loads.items():
         busiest, unused = load.max() / load.mean(), (load == 0).sum()

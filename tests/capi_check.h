@@ -25,6 +25,12 @@ float next_random(uint32_t* state);
 /* Aligned to SWITCHYARD_WORKSPACE_ALIGNMENT, filled with NaN; free() it. */
 void* new_workspace(size_t bytes);
 
+void test_route(void);
+void test_route_errors(void);
+void test_route_backward(void);
+void test_router_backward(void);
+void test_balance(void);
+void test_expert_variants(void);
 void test_layer(void);
 void test_layer_errors(void);
 void test_model(const char* golden);

@@ -148,7 +148,7 @@ static void check_forward(const switchyard_layer* layer, const small_layer* from
   void* workspace = new_workspace(bytes);
   memset(y, 0xFF, sizeof y);
   switchyard_forward_result result = {.struct_size = sizeof result};
-  CHECK_OK(switchyard_layer_forward(layer, x_of(from), y_of(y), workspace, bytes, &result));
+  CHECK_OK(switchyard_layer_forward(layer, x_of(from), y_of(y), workspace, bytes, NULL, &result));
   CHECK(result.path == SWITCHYARD_PATH_GROUPED && result.tokens == kTokens && result.topk == kTopk);
   for (int t = 0; t < kTokens; ++t) {
     int32_t expert[kTopk];
@@ -201,13 +201,34 @@ static void check_forward_routed(const switchyard_layer* layer, const small_laye
   free(workspace);
 }
 
+/* Padding and replay reach the router of a layer. */
+static void check_inputs(const switchyard_layer* layer, const small_layer* from) {
+  const uint8_t valid[kTokens] = {1, 0, 1, 1, 1, 1, 1, 1, 1};
+  const int64_t forced[kTokens * kTopk] = {4, 3};
+  float y[kTokens * kHidden];
+  size_t bytes = 0;
+  CHECK_OK(switchyard_layer_workspace_bytes(layer, kTokens, &bytes));
+  void* workspace = new_workspace(bytes);
+  switchyard_route_inputs inputs = {
+      .struct_size = sizeof inputs, .valid = valid, .forced = {forced, SWITCHYARD_DTYPE_I64}};
+  switchyard_forward_result result = {.struct_size = sizeof result};
+  CHECK_OK(switchyard_layer_forward(layer, x_of(from), y_of(y), workspace, bytes, &inputs, &result));
+  CHECK(result.expert[0] == 4 && result.expert[1] == 3 && result.weight[0] > 0);
+  CHECK(result.expert[2] == -1 && result.expert[3] == -1 && result.weight[2] == 0);
+  CHECK(result.expert[4] == 0 && result.expert[5] == 0);
+  inputs.struct_size = 3;
+  CHECK_ERROR(switchyard_layer_forward(layer, x_of(from), y_of(y), workspace, bytes, &inputs, &result),
+              SWITCHYARD_INVALID_ARGUMENT, "route: inputs has struct_size 3, expected 72, its sizeof");
+  free(workspace);
+}
+
 static void check_no_tokens(const switchyard_layer* layer) {
   const switchyard_const_matrix x = {.cols = kHidden};
   const switchyard_matrix y = {.cols = kHidden};
   size_t bytes = 0;
   CHECK_OK(switchyard_layer_workspace_bytes(layer, 0, &bytes));
   void* workspace = new_workspace(bytes);
-  CHECK_OK(switchyard_layer_forward(layer, x, y, workspace, bytes, NULL));
+  CHECK_OK(switchyard_layer_forward(layer, x, y, workspace, bytes, NULL, NULL));
   free(workspace);
 }
 
@@ -241,12 +262,14 @@ void test_layer(void) {
   memset(&host, 0, sizeof host); /* the layer has a copy */
   CHECK_OK(switchyard_layer_get_options(layer, &made_with));
   CHECK(made_with.format == SWITCHYARD_FORMAT_F32 && made_with.activations == SWITCHYARD_DTYPE_F32);
-  CHECK(made_with.device == SWITCHYARD_DEVICE_CPU && made_with.threads->run == run_alone);
+  CHECK(made_with.device == SWITCHYARD_DEVICE_CPU && made_with.router == SWITCHYARD_DTYPE_F32);
+  CHECK(made_with.threads->run == run_alone);
   CHECK(made_with.threads->count == 2 && made_with.threads->host == &runs);
 
   check_forward(layer, from, 1e-5);
   check_forward_routed(layer, from);
   CHECK(runs > 0);
+  check_inputs(layer, from);
   check_no_tokens(layer);
   switchyard_layer_destroy(layer);
 
@@ -290,9 +313,21 @@ static void check_create_errors(small_layer* from) {
   CHECK_ERROR(switchyard_layer_create(&weights, &router, NULL, &layer), SWITCHYARD_NOT_SUPPORTED,
               "layer_create: weights.reserved is 1, expected 0");
   weights = weights_of(from);
-  weights.activation = 1;
+  weights.function.activation = 99;
   CHECK_ERROR(switchyard_layer_create(&weights, &router, NULL, &layer), SWITCHYARD_INVALID_ARGUMENT,
-              "experts: found activation 1, expected silu (0)");
+              "experts: found activation 99, expected silu (0) .. softcapped (8)");
+  weights = weights_of(from);
+  weights.shared_function = (switchyard_expert_function){.activation = SWITCHYARD_ACTIVATION_SWIGLU_OAI, .limit = 7};
+  CHECK_ERROR(switchyard_layer_create(&weights, &router, NULL, &layer), SWITCHYARD_INVALID_ARGUMENT,
+              "experts: found alpha 0 for activation swiglu_oai, expected a finite number > 0");
+  weights = weights_of(from);
+  weights.latent = 3;
+  CHECK_ERROR(switchyard_layer_create(&weights, &router, NULL, &layer), SWITCHYARD_INVALID_ARGUMENT,
+              "layer: latent_in has no data, expected it with latent 3");
+  weights = weights_of(from);
+  weights.output_bias.dtype = 16;
+  CHECK_ERROR(switchyard_layer_create(&weights, &router, NULL, &layer), SWITCHYARD_INVALID_ARGUMENT,
+              "layer_create: output_bias has dtype 16, expected 0..15");
   weights = weights_of(from);
   router.topk = kExperts + 1;
   CHECK_ERROR(switchyard_layer_create(&weights, &router, NULL, &layer), SWITCHYARD_INVALID_ARGUMENT,
@@ -305,6 +340,13 @@ static void check_create_errors(small_layer* from) {
   options.device = 2;
   CHECK_ERROR(switchyard_layer_create(&weights, &router, &options, &layer), SWITCHYARD_INVALID_ARGUMENT,
               "layer: found device 2, expected cpu (0) or cuda (1)");
+  options.device = SWITCHYARD_DEVICE_CPU;
+  options.router = SWITCHYARD_DTYPE_F64;
+  CHECK_ERROR(switchyard_layer_create(&weights, &router, &options, &layer), SWITCHYARD_INVALID_ARGUMENT,
+              "layer: found a router in f64, expected f32 or bf16");
+  options.reserved = 1;
+  CHECK_ERROR(switchyard_layer_create(&weights, &router, &options, &layer), SWITCHYARD_NOT_SUPPORTED,
+              "layer: options.reserved is 1, expected 0");
   CHECK_ERROR(switchyard_layer_create(NULL, &router, NULL, &layer), SWITCHYARD_INVALID_ARGUMENT,
               "layer_create: weights is NULL, expected an address");
   CHECK_ERROR(switchyard_layer_create(&weights, &router, NULL, NULL), SWITCHYARD_INVALID_ARGUMENT,
@@ -321,7 +363,7 @@ static void check_no_router(small_layer* from) {
   const char* message = "layer: it was made without a router, expected a forward with a given routing";
   CHECK_ERROR(switchyard_layer_workspace_bytes(layer, kTokens, &bytes), SWITCHYARD_INVALID_ARGUMENT, message);
   float y[kTokens * kHidden];
-  CHECK_ERROR(switchyard_layer_forward(layer, x_of(from), y_of(y), NULL, 0, NULL), SWITCHYARD_INVALID_ARGUMENT,
+  CHECK_ERROR(switchyard_layer_forward(layer, x_of(from), y_of(y), NULL, 0, NULL, NULL), SWITCHYARD_INVALID_ARGUMENT,
               message);
   check_forward_routed(layer, from);
   switchyard_layer_destroy(layer);
@@ -333,25 +375,25 @@ static void check_forward_errors(const switchyard_layer* layer, const small_laye
   CHECK_OK(switchyard_layer_workspace_bytes(layer, kTokens, &bytes));
   char* workspace = new_workspace(bytes + SWITCHYARD_WORKSPACE_ALIGNMENT);
   switchyard_forward_result result = {.struct_size = 8};
-  CHECK_ERROR(switchyard_layer_forward(layer, x_of(from), y_of(y), workspace, bytes, &result),
+  CHECK_ERROR(switchyard_layer_forward(layer, x_of(from), y_of(y), workspace, bytes, NULL, &result),
               SWITCHYARD_INVALID_ARGUMENT, "layer_forward: result has struct_size 8, expected 40, its sizeof");
-  CHECK_ERROR_START(switchyard_layer_forward(layer, x_of(from), y_of(y), workspace, 0, NULL),
+  CHECK_ERROR_START(switchyard_layer_forward(layer, x_of(from), y_of(y), workspace, 0, NULL, NULL),
                     SWITCHYARD_INVALID_ARGUMENT, "layer: found a workspace of 0 bytes, expected at least ");
-  CHECK_ERROR_START(switchyard_layer_forward(layer, x_of(from), y_of(y), workspace + 1, bytes, NULL),
+  CHECK_ERROR_START(switchyard_layer_forward(layer, x_of(from), y_of(y), workspace + 1, bytes, NULL, NULL),
                     SWITCHYARD_INVALID_ARGUMENT, "workspace: found memory at ");
   switchyard_matrix wrong = y_of(y);
   wrong.cols = kHidden - 1;
-  CHECK_ERROR_START(switchyard_layer_forward(layer, x_of(from), wrong, workspace, bytes, NULL),
+  CHECK_ERROR_START(switchyard_layer_forward(layer, x_of(from), wrong, workspace, bytes, NULL, NULL),
                     SWITCHYARD_INVALID_ARGUMENT, "layer: y is [9, 18] with stride 18, expected ");
   wrong = y_of(y);
   wrong.dtype = SWITCHYARD_DTYPE_F16;
-  CHECK_ERROR(switchyard_layer_forward(layer, x_of(from), wrong, workspace, bytes, NULL), SWITCHYARD_INVALID_ARGUMENT,
-              "layer: y is f16, expected f32 or bf16");
+  CHECK_ERROR(switchyard_layer_forward(layer, x_of(from), wrong, workspace, bytes, NULL, NULL),
+              SWITCHYARD_INVALID_ARGUMENT, "layer: y is f16, expected f32 or bf16");
   wrong.dtype = 77;
-  CHECK_ERROR(switchyard_layer_forward(layer, x_of(from), wrong, workspace, bytes, NULL), SWITCHYARD_INVALID_ARGUMENT,
-              "layer_forward: y has dtype 77, expected 0..15");
-  CHECK_ERROR(switchyard_layer_forward(NULL, x_of(from), y_of(y), workspace, bytes, NULL), SWITCHYARD_INVALID_ARGUMENT,
-              "layer_forward: layer is NULL, expected an address");
+  CHECK_ERROR(switchyard_layer_forward(layer, x_of(from), wrong, workspace, bytes, NULL, NULL),
+              SWITCHYARD_INVALID_ARGUMENT, "layer_forward: y has dtype 77, expected 0..15");
+  CHECK_ERROR(switchyard_layer_forward(NULL, x_of(from), y_of(y), workspace, bytes, NULL, NULL),
+              SWITCHYARD_INVALID_ARGUMENT, "layer_forward: layer is NULL, expected an address");
   int32_t expert[kTokens] = {0, 1, 2, 3, 4, 5, -1, -1, -1};
   float weight[kTokens] = {0};
   CHECK_ERROR_START(
@@ -384,7 +426,7 @@ void test_layer_errors(void) {
               "layer_router: options is NULL, expected an address");
   switchyard_layer_options options = {.struct_size = 0};
   CHECK_ERROR(switchyard_layer_get_options(layer, &options), SWITCHYARD_INVALID_ARGUMENT,
-              "layer_get_options: options has struct_size 0, expected 24, its sizeof");
+              "layer_get_options: options has struct_size 0, expected 32, its sizeof");
   switchyard_layer_destroy(layer);
   switchyard_layer_destroy(NULL);
   CHECK(switchyard_layer_experts(NULL) == 0 && switchyard_layer_hidden(NULL) == 0);

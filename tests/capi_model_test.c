@@ -40,7 +40,7 @@ static void check_layer(const switchyard_model* model, int32_t index, const swit
   const switchyard_const_matrix x = {data_of(blocks, index, "input"), SWITCHYARD_DTYPE_F32, kTokens, hidden, 0};
   const switchyard_matrix y = {output, SWITCHYARD_DTYPE_F32, kTokens, hidden, 0};
   switchyard_forward_result result = {.struct_size = sizeof result};
-  CHECK_OK(switchyard_layer_forward(layer, x, y, workspace, bytes, &result));
+  CHECK_OK(switchyard_layer_forward(layer, x, y, workspace, bytes, NULL, &result));
   const size_t slots = (size_t)(result.tokens * result.topk);
   CHECK(memcmp(result.expert, data_of(blocks, index, "expert"), sizeof(int32_t) * slots) == 0);
   const float* expected = data_of(blocks, index, "output");

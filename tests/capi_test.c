@@ -1,5 +1,4 @@
 /* The C API from C11: every function and its errors. Usage: capi_test GOLDEN_FOLDER TEMPORARY_FOLDER */
-#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -182,50 +181,6 @@ static void test_message_is_kept_per_thread(void) {
   CHECK(strncmp(switchyard_last_error(), "cpu: instruction set 'here'", 27) == 0);
 }
 
-static void test_route(void) {
-  enum { kTokens = 3, kExperts = 4, kTopk = 2 };
-  const float logits[kTokens][kExperts + 1] = {{1, 3, 2, 0, 99}, {0, 0, 0, 0, 99}, {-1, NAN, 5, -2, 99}};
-  const int32_t expected[kTokens][kTopk] = {{1, 2}, {0, 1}, {2, 0}};
-  int32_t expert[kTokens][kTopk];
-  float weight[kTokens][kTopk];
-  switchyard_router_options options = {.struct_size = sizeof options, .topk = kTopk, .normalize = 1};
-  switchyard_const_matrix matrix = {logits, SWITCHYARD_DTYPE_F32, kTokens, kExperts, kExperts + 1};
-
-  CHECK_OK(switchyard_route_logits(matrix, &options, expert[0], weight[0], NULL));
-  CHECK(memcmp(expert, expected, sizeof expert) == 0);
-  for (int t = 0; t < 2; ++t) {
-    const double first = exp((double)logits[t][expected[t][0]]);
-    const double second = exp((double)logits[t][expected[t][1]]);
-    CHECK(fabs(weight[t][0] - first / (first + second)) < 1e-6);
-    CHECK(fabs(weight[t][1] - second / (first + second)) < 1e-6);
-  }
-
-  /* Sigmoid with a bias: expert 3 wins by it, and weighs what its score weighs, twice. */
-  const float bias[kExperts] = {0, 0, 0, 10};
-  switchyard_router_options biased = {.struct_size = sizeof biased,
-                                      .topk = 1,
-                                      .score = SWITCHYARD_SCORE_SIGMOID,
-                                      .scale = 2,
-                                      .groups = 2,
-                                      .kept_groups = 1,
-                                      .selection_bias = bias};
-  CHECK_OK(switchyard_route_logits(matrix, &biased, expert[0], weight[0], NULL));
-  CHECK(expert[0][0] == 3);
-  CHECK(fabs(weight[0][0] - 2 / (1 + exp(-(double)logits[0][3]))) < 1e-6);
-
-  CHECK_ERROR(switchyard_route_logits(matrix, NULL, expert[0], weight[0], NULL), SWITCHYARD_INVALID_ARGUMENT,
-              "route_logits: options is NULL, expected an address");
-  options.topk = 0;
-  CHECK_ERROR(switchyard_route_logits(matrix, &options, expert[0], weight[0], NULL), SWITCHYARD_INVALID_ARGUMENT,
-              "route: found topk 0 for 4 experts, expected 1..4");
-  options.topk = kTopk;
-  CHECK_ERROR_START(switchyard_route_logits(matrix, &options, NULL, weight[0], NULL), SWITCHYARD_INVALID_ARGUMENT,
-                    "route: ");
-  matrix.dtype = 16;
-  CHECK_ERROR(switchyard_route_logits(matrix, &options, expert[0], weight[0], NULL), SWITCHYARD_INVALID_ARGUMENT,
-              "route_logits: logits has dtype 16, expected 0..15");
-}
-
 static void test_plan(void) {
   enum { kTokens = 3, kTopk = 2, kExperts = 4 };
   const int32_t expert[kTokens][kTopk] = {{3, 1}, {-1, 3}, {1, 1}};
@@ -287,7 +242,12 @@ int main(int argc, char** argv) {
   test_struct_sizes();
   test_message_is_kept_per_thread();
   test_route();
+  test_route_errors();
+  test_route_backward();
+  test_router_backward();
+  test_balance();
   test_plan();
+  test_expert_variants();
   test_layer();
   test_layer_errors();
   test_model(argv[1]);

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "switchyard/route.hpp"
+
 namespace switchyard {
 
 struct LayerCase {
@@ -34,6 +36,23 @@ inline constexpr std::array<LayerCase, 5> kTestCases{{
 }};
 // The depth runs in blocks and the panels of an expert are split between threads, as in real models.
 inline constexpr LayerCase kDeepCase{"h2080_f1056_e3_k2", 2080, 1056, 3, 2};
+
+// Routers that a benchmark times.
+struct RouteCase {
+  std::string_view name;
+  Score score;
+  Normalize normalize;
+  bool selection_bias;
+  std::int32_t groups;
+  std::int32_t kept_groups;
+  std::int32_t group_best;
+};
+inline constexpr std::array<RouteCase, 3> kRouteBenchCases{{
+    {"softmax", Score::softmax, Normalize::none, false, 0, 0, 1},                // Mixtral and its kind
+    {"sigmoid+bias", Score::sigmoid, Normalize::sum, true, 0, 0, 1},             // MiniMax-M2, GLM-4.5
+    {"sigmoid+bias+groups 8/4", Score::sigmoid, Normalize::sum, true, 8, 4, 2},  // DeepSeek-V3
+}};
+inline constexpr std::array<std::int64_t, 2> kRouteBenchTokens{1, 16384};
 
 inline constexpr std::array<std::int64_t, 5> kTestTokens{0, 1, 2, 17, 96};
 inline constexpr std::array<std::int64_t, 5> kBenchTokens{1, 16, 64, 256, 1024};

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "checkpoint/families.hpp"
+#include "checkpoint/model_config.hpp"
 #include "checkpoint_files.hpp"
 #include "switchyard/model.hpp"
 
@@ -34,38 +34,9 @@ void expect_refused(const json& config, std::initializer_list<std::string_view> 
 
 using Layers = std::vector<std::int32_t>;
 
-// ---- families
+// ---- routers
 
-TEST(Families, Mixtral) {
-  const ModelConfig config = read(config_of("mixtral", {{"num_local_experts", 8}, {"intermediate_size", 16}}));
-  EXPECT_STREQ(config.family->name, "mixtral");
-  EXPECT_EQ(config.layers, 4);
-  EXPECT_EQ(config.moe_layers, (Layers{0, 1, 2, 3}));
-  EXPECT_EQ(config.experts, 8);
-  EXPECT_EQ(config.hidden, 32);
-  EXPECT_EQ(config.ffn, 16);
-  EXPECT_EQ(config.shared_ffn, 0);
-  EXPECT_EQ(config.router.topk, 2);
-  EXPECT_EQ(config.router.score, Score::softmax);
-  EXPECT_EQ(config.router.normalize, Normalize::sum);
-  EXPECT_TRUE(config.unsupported.empty());
-}
-
-TEST(Families, GraniteIsAlwaysNormalised) {
-  const ModelConfig config =
-      read(config_of("granitemoe", {{"num_local_experts", 8}, {"intermediate_size", 16}, {"norm_topk_prob", false}}));
-  EXPECT_EQ(config.router.normalize, Normalize::sum);
-  EXPECT_EQ(config.ffn, 16);
-}
-
-TEST(Families, Qwen2HasASharedExpert) {
-  const ModelConfig config = read(config_of(
-      "qwen2_moe", {{"num_experts", 8}, {"moe_intermediate_size", 16}, {"shared_expert_intermediate_size", 20}}));
-  EXPECT_EQ(config.shared_ffn, 20);
-  EXPECT_EQ(config.router.normalize, Normalize::none);
-}
-
-TEST(Families, Qwen3TakesEitherNameOfTheExpertCount) {
+TEST(Router, Qwen3TakesEitherNameOfTheExpertCount) {
   EXPECT_EQ(read(qwen3()).experts, 8);
   json config = qwen3({{"num_local_experts", 8}});
   EXPECT_EQ(read(config).experts, 8);
@@ -80,28 +51,13 @@ json deepseek_v3(const json& changes = json::object()) {
   return config;
 }
 
-TEST(Families, DeepSeekV3TakesTheDefaultsOfTransformers) {
-  const ModelConfig config = read(deepseek_v3({{"num_hidden_layers", 5}}));
-  EXPECT_EQ(config.moe_layers, (Layers{3, 4}));
-  EXPECT_EQ(config.shared_ffn, 32);
-  const RouterOptions& router = config.router;
-  EXPECT_EQ(router.score, Score::sigmoid);
-  EXPECT_EQ(router.normalize, Normalize::sum);
-  EXPECT_EQ(router.epsilon, 1e-20F);
-  EXPECT_EQ(router.scale, 2.5F);
-  EXPECT_EQ(router.groups, 8);
-  EXPECT_EQ(router.kept_groups, 4);
-  EXPECT_EQ(router.group_best, 2);
-  EXPECT_FALSE(router.masked_zero);
-}
-
-TEST(Families, OneGroupIsNoLimit) {
+TEST(Router, OneGroupIsNoLimit) {
   const RouterOptions router = read(deepseek_v3({{"n_group", 1}, {"topk_group", 1}})).router;
   EXPECT_EQ(router.groups, 0);
   EXPECT_EQ(router.kept_groups, 0);
 }
 
-TEST(Families, DeepSeekV2HasGroupsOnlyWhereItsMethodAsks) {
+TEST(Router, DeepSeekV2HasGroupsOnlyWhereItsMethodAsks) {
   json config = config_of("deepseek_v2", {{"n_routed_experts", 16},
                                           {"moe_intermediate_size", 16},
                                           {"n_shared_experts", 2},
@@ -119,7 +75,7 @@ TEST(Families, DeepSeekV2HasGroupsOnlyWhereItsMethodAsks) {
   expect_refused(config, {"topk_method is lottery", "expected greedy or group_limited_greedy"});
 }
 
-TEST(Families, GroupsThatCannotBeAreRefused) {
+TEST(Router, GroupsThatCannotBeAreRefused) {
   expect_refused(deepseek_v3({{"n_group", 5}}), {"n_group is 5", "a divisor of 16 experts"});
   expect_refused(deepseek_v3({{"n_group", 4}, {"topk_group", 5}}), {"topk_group is 5"});
   expect_refused(deepseek_v3({{"n_group", 16}, {"topk_group", 16}}), {"n_group is 16", "groups of 2 experts or more"});
@@ -127,19 +83,19 @@ TEST(Families, GroupsThatCannotBeAreRefused) {
   expect_refused(deepseek_v3({{"routed_scaling_factor", 1e300}}), {"routed_scaling_factor is", "a number"});
 }
 
-TEST(Families, NormalisationWithoutTheKeyIsThatOfTransformers) {
+TEST(Router, NormalisationWithoutTheKeyIsThatOfTransformers) {
   EXPECT_EQ(read(qwen3()).router.normalize, Normalize::none);
   EXPECT_EQ(read(qwen3({{"norm_topk_prob", nullptr}})).router.normalize, Normalize::none);
   EXPECT_EQ(read(config_of("olmoe", {{"num_experts", 8}, {"intermediate_size", 16}})).router.normalize,
             Normalize::none);
 }
 
-TEST(Families, NormalisationWithTheKey) {
+TEST(Router, NormalisationWithTheKey) {
   EXPECT_EQ(read(qwen3({{"norm_topk_prob", true}})).router.normalize, Normalize::sum);
   EXPECT_EQ(read(qwen3({{"norm_topk_prob", false}})).router.normalize, Normalize::none);
 }
 
-TEST(Families, Qwen3VlReadsItsTextConfig) {
+TEST(Router, Qwen3VlReadsItsTextConfig) {
   const json text =
       config_of("qwen3_vl_moe_text", {{"num_experts", 8}, {"moe_intermediate_size", 16}, {"norm_topk_prob", false}});
   const ModelConfig nested = read({{"model_type", "qwen3_vl_moe"}, {"text_config", text}, {"hidden_size", 999}});
@@ -152,46 +108,76 @@ TEST(Families, Qwen3VlReadsItsTextConfig) {
   EXPECT_EQ(alone.experts, 8);
 }
 
-TEST(Families, KeysOfANestedObjectAreNamedInFull) {
+TEST(Router, KeysOfANestedObjectAreNamedInFull) {
   expect_refused({{"model_type", "qwen3_vl_moe"}, {"text_config", {{"num_hidden_layers", "two"}}}},
                  {"text_config.num_hidden_layers is \"two\", expected an integer"});
   expect_refused({{"model_type", "qwen3_vl_moe"}, {"text_config", 3}}, {"text_config is 3, expected an object"});
 }
 
-TEST(Families, UnknownModelTypeListsTheKnownOnes) {
-  expect_error(
-      Code::not_supported,
-      {"config: dir/config.json: model_type is llama",
-       "deepseek_v2, deepseek_v3, deepseek_v32, dots1, glm4_moe, granitemoe, kimi_k2, minimax_m2, mixtral, olmoe, "
-       "qwen2_moe, qwen3_moe, qwen3_vl_moe, qwen3_vl_moe_text"},
-      [] { read(config_of("llama", json::object())); });
+TEST(Router, UnknownModelTypeListsTheKnownOnes) {
+  expect_error(Code::not_supported,
+               {"config: dir/config.json: model_type is llama", "expected one of afmoe, aria, aria_text, axk1, ",
+                "qwen2_moe, qwen3_5_moe, ", ", zaya"},
+               [] { read(config_of("llama", json::object())); });
 }
 
-TEST(Families, KnownModelTypesAreSortedAndComplete) {
-  const auto types = known_model_types();
-  EXPECT_TRUE(std::is_sorted(types.begin(), types.end()));
-  EXPECT_EQ(types.size(), 14u);
+TEST(Router, NamesThatAreNotKnown) {
+  const json v4 = config_of("deepseek_v4", {{"n_routed_experts", 8}, {"moe_intermediate_size", 16}});
+  const auto changed = [&](json config, const char* key, const json& value) {
+    config[key] = value;
+    return config;
+  };
+  expect_refused(changed(v4, "scoring_func", "lottery"),
+                 {"scoring_func is lottery, expected one of softmax, sigmoid, sqrtsoftplus"});
+  const json cohere =
+      config_of("cohere2_moe", {{"num_experts", 8}, {"intermediate_size", 16}, {"num_shared_experts", 1}});
+  expect_refused(changed(cohere, "expert_selection_fn", "max"),
+                 {"expert_selection_fn is max, expected one of softmax"});
+  expect_refused(changed(cohere, "shared_expert_combination_strategy", "product"), {"expected one of sum, average"});
 }
 
-// A row that forgets a name would fail only with the first checkpoint that needs it.
-TEST(Families, EveryRowIsComplete) {
-  for (const Family& family : families()) {
-    SCOPED_TRACE(family.name);
-    EXPECT_NE(family.model_types[0], nullptr);
-    for (const Keys& keys : {family.layers, family.experts, family.topk, family.hidden, family.ffn}) {
-      EXPECT_NE(keys[0], nullptr);
-    }
-    EXPECT_NE(family.prefixes[0], nullptr);
-    for (const char* prefix : family.prefixes) {
-      EXPECT_TRUE(prefix == nullptr || std::string_view(prefix).find("{layer}") != std::string_view::npos);
-    }
-    for (const ExpertLayout& layout : family.layouts) {
-      EXPECT_TRUE(layout.label && layout.router && layout.gate && layout.down);
-    }
-    const bool shared = family.shared_ffn[0] != nullptr || family.shared_count != nullptr;
-    EXPECT_EQ(shared, family.shared.gate && family.shared.up && family.shared.down);
-    EXPECT_TRUE(family.shared_ffn[0] == nullptr || family.shared_count == nullptr);
-  }
+TEST(Router, NumbersOutOfRange) {
+  const json v4 = config_of("deepseek_v4", {{"n_routed_experts", 8}, {"moe_intermediate_size", 16}});
+  json config = v4;
+  config["swiglu_limit"] = 0;
+  expect_refused(config, {"swiglu_limit is 0, expected more than 0"});
+  config = config_of("ernie4_5_moe", {{"moe_num_experts", 8}, {"moe_intermediate_size", 16}, {"moe_norm_min", -1}});
+  expect_refused(config, {"moe_norm_min is -1, expected 0 or more"});
+  config = config_of("dbrx", {{"n_layers", 2}, {"d_model", 32}});
+  config["ffn_config"] = {{"moe_num_experts", 8}, {"moe_top_k", 9}, {"ffn_hidden_size", 16}};
+  expect_refused(config, {"ffn_config.moe_top_k is 9, expected an integer 1..8"});
+  config["ffn_config"] = {
+      {"moe_num_experts", 8}, {"moe_top_k", 2}, {"ffn_hidden_size", 16}, {"moe_normalize_expert_weights", 0}};
+  expect_refused(config, {"ffn_config.moe_normalize_expert_weights is 0, expected more than 0"});
+  config = config_of("granitemoeshared", {{"num_local_experts", 8}, {"intermediate_size", 16}});
+  config["shared_intermediate_size"] = -1;
+  expect_refused(config, {"shared_intermediate_size is -1, expected an integer 0.."});
+  expect_refused(deepseek_v3({{"n_shared_experts", 65536}, {"moe_intermediate_size", 65536}}),
+                 {"n_shared_experts is 65536, expected a shared expert narrower than 2^31"});
+}
+
+TEST(Router, ListsOfChosenExpertsHaveOneNumber) {
+  json config = config_of("hunyuan_v1_moe", {{"num_experts", 8}, {"intermediate_size", 16}, {"moe_topk", {2, 2, 3}}});
+  config.erase("num_experts_per_tok");
+  expect_refused(config, {"moe_topk is a list with 2 and 3, expected one value"});
+  config["moe_topk"] = json::array();
+  expect_refused(config, {"moe_topk is an empty list, expected an integer 1..8"});
+  config["moe_topk"] = {9, 9};
+  expect_refused(config, {"moe_topk is an array with 9"});
+}
+
+TEST(Router, IdentityExpertsCanBeChosenToo) {
+  json config = config_of("longcat_flash", {{"num_layers", 2},
+                                            {"n_routed_experts", 2},
+                                            {"zero_expert_num", 2},
+                                            {"moe_topk", 4},
+                                            {"num_experts_per_tok", nullptr},
+                                            {"expert_ffn_hidden_size", 16}});
+  EXPECT_EQ(read(config).router.topk, 4);
+  config["moe_topk"] = 5;
+  expect_refused(config, {"moe_topk is 5, expected an integer 1..4"});
+  config["zero_expert_num"] = 65535;
+  expect_refused(config, {"zero_expert_num is 65535, expected an integer 0..65534"});
 }
 
 // ---- schedule of MoE layers
@@ -221,6 +207,55 @@ TEST(Schedule, ListedLayers) {
 TEST(Schedule, ListOfTheWrongLength) {
   expect_refused(qwen3({{"mlp_layer_types", {"dense", "sparse"}}}),
                  {"mlp_layer_types is an array of 2 values, expected 4, one per layer"});
+}
+
+TEST(Schedule, WhatFollowsTheLastLayerIsNotRead) {
+  EXPECT_EQ(read(qwen3({{"mlp_layer_types", {"dense", "sparse", "moe", "dense", "sparse"}}})).moe_layers,
+            (Layers{1, 2}));
+}
+
+TEST(Schedule, ListsOfLayersAsText) {
+  json config = config_of("step3p5", {{"n_routed_experts", 8}, {"moe_intermediate_size", 16}, {"share_expert_dim", 8}});
+  config["moe_layers_enum"] = "3,1,7";
+  EXPECT_EQ(read(config).moe_layers, (Layers{1, 3}));
+  config["moe_layers_enum"] = json::array({2});
+  EXPECT_EQ(read(config).moe_layers, (Layers{2}));
+  for (const char* text : {"1;2", "one", "99999999999999999999"}) {
+    config["moe_layers_enum"] = text;
+    expect_refused(config, {"moe_layers_enum is ", text, "expected numbers with commas between them"});
+  }
+  config["moe_layers_enum"] = 3;
+  expect_refused(config, {"moe_layers_enum is 3, expected an array"});
+}
+
+TEST(Schedule, FlagsPerLayer) {
+  json config = config_of("minimax_m3_vl_text", {{"num_local_experts", 8}, {"intermediate_size", 16}});
+  config["moe_layer_freq"] = {0, 1, 1};
+  expect_refused(config, {"moe_layer_freq is an array of 3 values, expected 4, one per layer"});
+  config["moe_layer_freq"] = {0, 1, 1, 2};
+  expect_refused(config, {"moe_layer_freq is an array with 2, expected an array, each an integer 0..1"});
+}
+
+TEST(Schedule, LimitsPerLayer) {
+  json config = config_of("step3p5", {{"n_routed_experts", 8}, {"moe_intermediate_size", 16}, {"share_expert_dim", 8}});
+  config["swiglu_limits"] = {1, 2};
+  expect_refused(config, {"swiglu_limits is an array of 2 values, expected 4, one per layer"});
+  config["swiglu_limits"] = {1, 2, -3, 4};
+  expect_refused(config, {"swiglu_limits is an array with -3, expected an array of numbers from 0"});
+  config["swiglu_limits"] = {1, "2", 3, 4};
+  expect_refused(config, {"swiglu_limits is an array with \"2\""});
+}
+
+TEST(Schedule, APatternSaysTheNumberOfLayers) {
+  json config =
+      config_of("nemotron_h",
+                {{"n_routed_experts", 8}, {"moe_intermediate_size", 16}, {"moe_shared_expert_intermediate_size", 8}});
+  expect_refused(config, {"hybrid_override_pattern is absent, expected a string"});
+  config["hybrid_override_pattern"] = "MEM*E-";
+  EXPECT_EQ(read(config).layers, 6);
+  EXPECT_EQ(read(config).moe_layers, (Layers{1, 4}));
+  config["hybrid_override_pattern"] = "";
+  expect_refused(config, {"layers_block_type is an array of 0 values"});
 }
 
 TEST(Schedule, ListWithAnUnknownKind) {
@@ -312,10 +347,18 @@ TEST(ConfigErrors, Text) {
 // ---- understood, but not run
 
 TEST(Unsupported, OtherActivation) {
-  const ModelConfig config = read(qwen3({{"hidden_act", "gelu"}}));
+  const ModelConfig config = read(qwen3({{"hidden_act", "mish"}}));
   ASSERT_EQ(config.unsupported.size(), 1u);
-  EXPECT_EQ(config.unsupported[0], "hidden_act is gelu, supported: silu");
+  EXPECT_EQ(config.unsupported[0],
+            "hidden_act is mish, supported: silu, swish, gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, "
+            "gelu_python_tanh, relu, relu2");
   EXPECT_TRUE(read(qwen3({{"hidden_act", "swish"}})).unsupported.empty());
+}
+
+TEST(Unsupported, ALimitedFunctionOfAnythingButSilu) {
+  const json config =
+      config_of("deepseek_v4", {{"n_routed_experts", 8}, {"moe_intermediate_size", 16}, {"hidden_act", "gelu"}});
+  EXPECT_EQ(read(config).unsupported, std::vector<std::string>{"hidden_act is gelu, supported: silu"});
 }
 
 TEST(Unsupported, Quantised) {

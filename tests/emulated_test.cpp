@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "kernel_runs.hpp"
+#include "layer_variants.hpp"
 
 namespace switchyard {
 
@@ -29,13 +30,14 @@ class Emulated : public testing::TestWithParam<const Kernels*> {
 TEST_P(Emulated, GemmGivesTheBitsOfPlain) {
   constexpr std::int64_t kDepth = 70;
   for (const Math math : {Math::f32, Math::widened, Math::bf16}) {
-    for (const bool gated : {false, true}) {
+    const ExpertFunction silu;
+    for (const ExpertFunction* function : {static_cast<const ExpertFunction*>(nullptr), &silu}) {
       for (const std::int64_t rows : {1, 2, 5, 7, 9, 12, 13, 14, 27, 40}) {
         const auto x = kernel_runs::normal_values(static_cast<std::size_t>(rows * kDepth), 1);
         const auto weight = kernel_runs::normal_values(37 * kDepth, 2);
-        EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, kDepth, gated),
-                  kernel_runs::gemm(kKernelsPlain, math, x, weight, kDepth, gated))
-            << "math " << static_cast<int>(math) << " rows " << rows << " gated " << gated;
+        EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, kDepth, function),
+                  kernel_runs::gemm(kKernelsPlain, math, x, weight, kDepth, function))
+            << "math " << static_cast<int>(math) << " rows " << rows << " function " << (function != nullptr);
       }
     }
     constexpr std::int64_t kDeep = 2080;  // several blocks of every arithmetic
@@ -49,6 +51,30 @@ TEST_P(Emulated, GemmGivesTheBitsOfPlain) {
       EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, kDepth),
                 kernel_runs::gemm(kKernelsPlain, math, x, weight, kDepth));
     }
+  }
+}
+
+TEST_P(Emulated, FunctionsBiasesAndScalesGiveTheBitsOfPlain) {
+  constexpr std::int64_t kDepth = 37;
+  const kernel_runs::GemmExtras extras{kernel_runs::normal_values(40, 8), kernel_runs::normal_values(15, 9)};
+  for (const made::NamedFunction& each : made::kFunctions) {
+    for (const Math math : {Math::f32, Math::widened, Math::bf16}) {
+      const auto x = kernel_runs::normal_values(15 * kDepth, 1);
+      const auto weight = kernel_runs::normal_values(40 * kDepth, 2);
+      const auto wild_x = kernel_runs::wild_values(15 * kDepth, false, 3);
+      const auto wild_weight = kernel_runs::wild_values(40 * kDepth, false, 4);
+      EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, kDepth, &each.function, extras),
+                kernel_runs::gemm(kKernelsPlain, math, x, weight, kDepth, &each.function, extras))
+          << each.name << " math " << static_cast<int>(math);
+      EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, wild_x, wild_weight, kDepth, &each.function, extras),
+                kernel_runs::gemm(kKernelsPlain, math, wild_x, wild_weight, kDepth, &each.function, extras))
+          << each.name << " math " << static_cast<int>(math);
+    }
+    const auto edges = kernel_runs::wild_values(4000, false, 10);  // each as it is
+    const std::vector<float> one(16, 1.0F);
+    EXPECT_EQ(kernel_runs::gemm(*GetParam(), Math::f32, edges, one, 1, &each.function),
+              kernel_runs::gemm(kKernelsPlain, Math::f32, edges, one, 1, &each.function))
+        << each.name;
   }
 }
 
@@ -75,7 +101,28 @@ TEST_P(Emulated, RouteGivesTheBitsOfPlain) {
 TEST_P(Emulated, CombineGivesTheBitsOfPlain) {
   for (const std::int64_t hidden : {1, 8, 17, 33, 64, 72}) {
     for (const DType type : {DType::f32, DType::bf16}) {
-      EXPECT_EQ(kernel_runs::combine(*GetParam(), hidden, type), kernel_runs::combine(kKernelsPlain, hidden, type));
+      for (const bool all : {false, true}) {
+        EXPECT_EQ(kernel_runs::combine(*GetParam(), hidden, type, all),
+                  kernel_runs::combine(kKernelsPlain, hidden, type, all));
+      }
+    }
+  }
+}
+
+TEST_P(Emulated, AccumulateGivesTheBitsOfPlain) {
+  for (const std::int64_t rows : {1, 5, 13, 27, 48}) {
+    for (const std::int64_t cols : {1, 16, 33, 128}) {
+      for (const std::int64_t depth : {0, 1, 17, 64, 150}) {
+        for (const bool transposed : {false, true}) {
+          for (const auto& [b_type, out_type] :
+               {std::pair{DType::f32, DType::bf16}, std::pair{DType::bf16, DType::f32},
+                std::pair{DType::f16, DType::f32}, std::pair{DType::f32, DType::f16}}) {
+            EXPECT_EQ(kernel_runs::accumulate(*GetParam(), rows, cols, depth, transposed, b_type, out_type),
+                      kernel_runs::accumulate(kKernelsPlain, rows, cols, depth, transposed, b_type, out_type))
+                << rows << " " << cols << " " << depth << " " << transposed << " " << dtype_name(b_type);
+          }
+        }
+      }
     }
   }
 }

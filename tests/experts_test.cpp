@@ -127,7 +127,7 @@ TEST(Pack, RoundsToBf16AtEveryKindOfMiddle) {
 TEST(ExpertWeights, AsksForOneExpertAtATimeAscending) {
   const std::vector<float> weight(12 * 20, 0.5F);
   std::int32_t asked = 0;
-  const ExpertWeights weights({5, 20, 12, Activation::silu}, Format::bf16, [&](std::int32_t expert) {
+  const ExpertWeights weights({5, 20, 12, {}}, Format::bf16, [&](std::int32_t expert) {
     EXPECT_EQ(expert, asked++);
     const WeightView up{weight.data(), DType::f32, 20, 1};
     return ExpertTensors{up, up, {weight.data(), DType::f32, 12, 1}};
@@ -152,12 +152,92 @@ void expect_refused(const ExpertShape& shape, const WeightView& view, const char
 TEST(ExpertWeights, RefusesWhatCannotBe) {
   const float one = 1;
   const WeightView view{&one, DType::f32, 1, 1};
-  expect_refused({0, 4, 4, Activation::silu}, view,
+  expect_refused({0, 4, 4, {}}, view,
                  "experts: found 0 experts, hidden 4 and ffn 4, expected 1..65536 experts and sizes of 1..2147483648");
-  expect_refused({1, 1, 1, Activation::silu}, {}, "experts: gate has no data");
-  expect_refused({1, 1, 1, Activation::silu}, {&one, DType::i8, 1, 1},
-                 "experts: gate is i8, expected f32, bf16 or f16");
-  expect_refused({1, 1, 1, Activation{9}}, view, "experts: found activation 9, expected silu (0)");
+  expect_refused({1, 1, 1, {}}, {}, "experts: gate has no data");
+  expect_refused({1, 1, 1, {}}, {&one, DType::i8, 1, 1}, "experts: gate is i8, expected f32, bf16 or f16");
+  expect_refused({1, 1, 1, {.activation = Activation{9}}}, view,
+                 "experts: found activation 9, expected silu (0) .. softcapped (8)");
+}
+
+TEST(ExpertWeights, RefusesFunctionsThatCannotBe) {
+  const float one = 1;
+  const WeightView view{&one, DType::f32, 1, 1};
+  const auto refused = [&](const ExpertFunction& function, const char* message) {
+    expect_refused({1, 1, 1, function}, view, message);
+  };
+  refused({.activation = Activation::silu_clamped, .gated = false, .limit = 1},
+          "experts: found activation silu_clamped without gate, expected silu, gelu, gelu_tanh, relu or relu_squared");
+  refused({.activation = Activation::silu_limited},
+          "experts: found limit 0 for activation silu_limited, expected a finite number > 0");
+  refused({.activation = Activation::swiglu_oai, .limit = 7, .alpha = -1},
+          "experts: found alpha -1 for activation swiglu_oai, expected a finite number > 0");
+  refused({.activation = Activation::softcapped, .limit = std::numeric_limits<float>::infinity(), .alpha = 1},
+          "experts: found limit inf for activation softcapped, expected a finite number > 0");
+}
+
+// Biases of every type and distance stand where their features do.
+TEST(ExpertWeights, PacksBiasesBesideTheirPanels) {
+  const std::vector<float> weight(50 * 20, 0.5F);
+  std::vector<float> gate_bias(100);
+  std::vector<std::uint16_t> up_bias(50);
+  std::vector<std::uint16_t> down_bias(20);
+  for (std::size_t i = 0; i < 50; ++i) {
+    gate_bias[2 * i] = static_cast<float>(i) + 0.25F;
+    gate_bias[2 * i + 1] = -1;
+    const float up = static_cast<float>(i) + 64;  // exact in bf16
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, &up, 4);
+    up_bias[i] = static_cast<std::uint16_t>(bits >> 16);
+  }
+  for (std::size_t i = 0; i < 20; ++i) {
+    down_bias[i] = static_cast<std::uint16_t>(0x3c00 + i);  // f16: 1 + i / 1024
+  }
+  const auto tensors = [&](std::int32_t) {
+    return ExpertTensors{{weight.data(), DType::f32, 20, 1},  {weight.data(), DType::f32, 20, 1},
+                         {weight.data(), DType::f32, 50, 1},  {gate_bias.data(), DType::f32, 2, 1},
+                         {up_bias.data(), DType::bf16, 1, 1}, {down_bias.data(), DType::f16, 1, 1}};
+  };
+  const ExpertWeights gated({2, 20, 50, {}}, Format::bf16, tensors);
+  const PackedMatrices& up = gated.packed().up;
+  for (std::int32_t e = 0; e < 2; ++e) {
+    for (std::int64_t f = 0; f < 64; ++f) {
+      const float* group = up.bias(e) + f / 8 * 16 + f % 8;
+      EXPECT_EQ(group[0], f < 50 ? static_cast<float>(f) + 0.25F : 0.0F) << f;
+      EXPECT_EQ(group[8], f < 50 ? static_cast<float>(f) + 64 : 0.0F) << f;
+    }
+    for (std::int64_t h = 0; h < 32; ++h) {
+      EXPECT_EQ(gated.packed().down.bias(e)[h], h < 20 ? 1 + static_cast<float>(h) / 1024 : 0.0F) << h;
+    }
+  }
+  const ExpertWeights ungated({2, 20, 50, {.gated = false}}, Format::f32, tensors);
+  for (std::int64_t f = 0; f < 64; ++f) {
+    EXPECT_EQ(ungated.packed().up.bias(1)[f], f < 50 ? static_cast<float>(f) + 64 : 0.0F) << f;
+  }
+}
+
+TEST(ExpertWeights, RefusesBiasesOfSomeExperts) {
+  const std::vector<float> one(4, 1.0F);
+  const WeightView view{one.data(), DType::f32, 1, 1};
+  for (const bool first : {false, true}) {
+    try {
+      const ExpertWeights weights({3, 1, 1, {}}, Format::f32, [&](std::int32_t expert) {
+        const bool has = (expert < 2) == first;
+        return ExpertTensors{view, view, view, {}, has ? view : WeightView{}, view};
+      });
+      FAIL();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::invalid_argument);
+      EXPECT_STREQ(error.what(), first ? "experts: found expert 2 without up bias, expected the same as expert 0"
+                                       : "experts: found expert 2 with up bias, expected the same as expert 0");
+    }
+  }
+  const auto wrong_type = [&] {
+    return ExpertWeights({1, 1, 1, {}}, Format::f32, [&](std::int32_t) {
+      return ExpertTensors{view, view, view, {}, {}, {one.data(), DType::i8, 1, 1}};
+    });
+  };
+  EXPECT_THROW(wrong_type(), Error);
 }
 
 }  // namespace

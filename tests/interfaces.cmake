@@ -1,12 +1,18 @@
 # What others build on: the C API, the headers, the installed tree, the objects' symbols.
 
-add_executable(capi_test capi_test.c capi_layer_test.c capi_model_test.c)
+add_executable(capi_test capi_test.c capi_route_test.c capi_balance_test.c capi_expert_test.c
+  capi_layer_test.c capi_model_test.c)
 set_target_properties(capi_test PROPERTIES C_STANDARD 11 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF)
 target_compile_definitions(capi_test PRIVATE _POSIX_C_SOURCE=200809L)
 target_link_libraries(capi_test PRIVATE switchyard m)
 switchyard_warnings(capi_test)
 add_test(NAME capi_test
   COMMAND capi_test ${CMAKE_CURRENT_SOURCE_DIR}/golden ${CMAKE_CURRENT_BINARY_DIR})
+
+add_executable(balance_example ${PROJECT_SOURCE_DIR}/examples/balance.cpp)
+target_link_libraries(balance_example PRIVATE switchyard)
+switchyard_warnings(balance_example)
+add_test(NAME balance_example COMMAND balance_example)
 
 add_test(NAME headers_test COMMAND ${CMAKE_COMMAND}
   -DINCLUDE=${PROJECT_SOURCE_DIR}/include -DWORK=${CMAKE_CURRENT_BINARY_DIR}/headers
@@ -23,4 +29,4 @@ add_test(NAME symbols_test COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/symbols_test.sh $
   "$<FILTER:$<TARGET_OBJECTS:switchyard>,INCLUDE,/kernels_>" COMMAND_EXPAND_LISTS)
 set_tests_properties(symbols_test PROPERTIES SKIP_RETURN_CODE 77)
 
-set_tests_properties(capi_test headers_test install_test PROPERTIES TIMEOUT 600)
+set_tests_properties(capi_test balance_example headers_test install_test PROPERTIES TIMEOUT 600)

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "kernel_runs.hpp"
-#include "made_layer.hpp"
+#include "layer_variants.hpp"
 #include "switchyard/cpu.hpp"
 
 namespace {
@@ -85,6 +85,29 @@ TEST(Isa, EverySetGivesTheSameBits) {
           EXPECT_EQ(outcome, *first) << isa_name(isa) << " " << shape.name << " " << arithmetic.name;
         });
       }
+    }
+  }
+}
+
+TEST(Isa, EveryVariantGivesTheSameBits) {
+  std::vector<Extras> variants(kVariants.begin(), kVariants.end());
+  for (const NamedFunction& each : kFunctions) {
+    variants.push_back({.name = each.name, .function = each.function, .shared_function = each.function});
+  }
+  for (const Extras& extras : variants) {
+    const LayerCase shape = kTestCases[1];
+    const Weights weights(shape, Shared::plain, 3, extras);
+    for (const Arithmetic& arithmetic : kArithmetics) {
+      const Layer layer = weights.layer({.topk = shape.topk, .normalize = Normalize::sum},
+                                        {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
+      std::mt19937 random(4);
+      const Rows x(DType::bf16, random_table(19, shape.hidden, 1.0, random));
+      std::optional<Outcome> first;
+      on_every_isa([&](Isa isa) {
+        const Outcome outcome = run(layer, x, DType::f32);
+        first = first.value_or(outcome);
+        EXPECT_EQ(outcome, *first) << isa_name(isa) << " " << extras.name << " " << arithmetic.name;
+      });
     }
   }
 }

@@ -24,14 +24,27 @@ inline std::vector<std::uint32_t> bits_of(const std::vector<float>& values) {
   return bits;
 }
 
-// rows [*, depth] · weight [*, depth]ᵀ; gated: silu(rows · weightᵀ) · (rows · weightᵀ).
+// What a GEMM may have besides; empty: nothing.
+struct GemmExtras {
+  std::vector<float> bias = {};       // of each feature; with a gate, of gate and up both
+  std::vector<float> row_scale = {};  // of each row
+};
+
+// rows [*, depth] · weight [*, depth]ᵀ; with a function, which takes weight for the gate's and for up's: h.
 inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const std::vector<float>& rows,
-                                       const std::vector<float>& weight, std::int64_t depth, bool gated = false) {
+                                       const std::vector<float>& weight, std::int64_t depth,
+                                       const ExpertFunction* function = nullptr, const GemmExtras& extras = {}) {
   const std::int64_t count = static_cast<std::int64_t>(rows.size()) / depth;
   const std::int64_t features = static_cast<std::int64_t>(weight.size()) / depth;
+  const bool gated = function != nullptr && function->gated;
   PackedMatrices packed(1, features, depth, gated, math == Math::f32 ? Format::f32 : Format::bf16);
   const WeightView view{weight.data(), DType::f32, depth, 1};
   packed.pack(0, view, view, Threads::pool(1));
+  if (!extras.bias.empty()) {
+    const WeightView bias{extras.bias.data(), DType::f32, 1, 0};
+    packed.make_bias();
+    packed.pack_bias(0, bias, bias);
+  }
   std::vector<float> out(static_cast<std::size_t>(count * packed.out_width()));
   Workspace scratch(gemm_scratch_bytes(count, packed.padded_depth()));
   GemmArgs args{};
@@ -45,10 +58,12 @@ inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const 
   args.panel_bytes = packed.panel_bytes();
   args.panel_end = packed.panels();
   args.padded_depth = packed.padded_depth();
+  args.bias = packed.bias(0);
+  args.row_scale = extras.row_scale.empty() ? nullptr : extras.row_scale.data();
+  args.function = function;
   args.out = out.data();
   args.out_type = DType::f32;
   args.out_stride = packed.out_width();
-  args.gated = gated;
   args.scratch = static_cast<std::byte*>(scratch.data());
   kernels.gemm(args);
   return bits_of(out);
@@ -92,13 +107,30 @@ inline Routed route(const Kernels& kernels, const std::vector<float>& logits, st
   const std::int64_t count = static_cast<std::int64_t>(logits.size()) / experts;
   std::vector<std::int32_t> expert(static_cast<std::size_t>(count * options.topk));
   std::vector<float> weight(expert.size());
-  kernels.route({logits.data(), experts, count, experts, &options, expert.data(), weight.data()});
+  const RouteInputs inputs;
+  RouteOutputs outputs;
+  outputs.expert = {expert.data(), DType::i32};
+  outputs.weight = {weight.data(), DType::f32};
+  const Workspace scratch(route_workspace_bytes(count, experts));
+  RouteArgs args{};
+  args.logits = logits.data();
+  args.logits_type = DType::f32;
+  args.stride = experts;
+  args.experts = experts;
+  args.options = &options;
+  args.selection_bias = static_cast<const float*>(options.selection_bias.data);
+  args.inputs = &inputs;
+  args.outputs = &outputs;
+  args.end = count;
+  args.scratch = static_cast<float*>(scratch.data());
+  kernels.route(args);
   return {expert, bits_of(weight)};
 }
 
 // Every second slot off, a shared row with a gate, hidden of any size; bf16 results as they are, f32 ones as their
-// bits.
-inline std::vector<std::uint32_t> combine(const Kernels& kernels, std::int64_t hidden, DType out_type) {
+// bits. With `all`, slots of identity experts, a start and a bias too.
+inline std::vector<std::uint32_t> combine(const Kernels& kernels, std::int64_t hidden, DType out_type,
+                                          bool all = false) {
   constexpr std::int32_t kTopk = 3;
   constexpr std::int64_t kTokens = 5;
   const std::int64_t width = (hidden + kPanel - 1) / kPanel * kPanel;
@@ -108,11 +140,53 @@ inline std::vector<std::uint32_t> combine(const Kernels& kernels, std::int64_t h
   const std::vector<float> weight = normal_values(kTokens * kTopk, 4);
   std::vector<std::int64_t> slot_to_row(kTokens * kTopk);
   for (std::size_t slot = 0; slot < slot_to_row.size(); ++slot) {
-    slot_to_row[slot] = slot % 2 == 0 ? static_cast<std::int64_t>(slot) : -1;
+    slot_to_row[slot] = slot % 2 == 0 ? static_cast<std::int64_t>(slot) : all ? kIdentityRow : kOffRow;
   }
   std::vector<std::uint32_t> out(static_cast<std::size_t>(kTokens * hidden));
-  kernels.combine({rows.data(), width, slot_to_row.data(), weight.data(), kTopk, shared.data(), width, gates.data(), 1,
-                   kTokens, hidden, out.data(), out_type, hidden});
+  CombineArgs args{};
+  args.rows = rows.data();
+  args.rows_stride = width;
+  args.slot_to_row = slot_to_row.data();
+  args.weight = weight.data();
+  args.topk = kTopk;
+  args.shared = shared.data();
+  args.shared_stride = width;
+  args.gate_logits = gates.data();
+  args.gate_stride = 1;
+  args.count = kTokens;
+  args.hidden = hidden;
+  args.out = out.data();
+  args.out_type = out_type;
+  args.out_stride = hidden;
+  if (all) {
+    args.start = args.rows;
+    args.start_stride = width;
+    args.weighted_rows = true;
+    args.x = shared.data();
+    args.x_type = out_type;
+    args.x_stride = width;
+    args.bias = args.shared;
+  }
+  kernels.combine(args);
+  return out;
+}
+
+// [rows,depth] · [depth,cols], the first as it is or transposed in memory, the second's values from 16 bits of anything
+// unless it is f32. bf16 and f16 results as they are, f32 ones as their bits.
+inline std::vector<std::uint32_t> accumulate(const Kernels& kernels, std::int64_t rows, std::int64_t cols,
+                                             std::int64_t depth, bool transposed, DType b_type, DType out_type) {
+  const std::vector<float> a = normal_values(static_cast<std::size_t>(rows * depth), 1);
+  std::vector<float> b = normal_values(static_cast<std::size_t>(depth * cols), 2);
+  if (b_type != DType::f32) {
+    std::mt19937 random(3);
+    for (float& value : b) {
+      const std::uint32_t pair = static_cast<std::uint32_t>(random()) & 0xbbffbbffU;  // no large exponents
+      std::memcpy(&value, &pair, sizeof pair);
+    }
+  }
+  std::vector<std::uint32_t> out(static_cast<std::size_t>(rows * cols));
+  kernels.accumulate({a.data(), transposed ? 1 : depth, transposed ? rows : 1, b.data(), b_type, cols, rows, cols,
+                      depth, out.data(), out_type, cols});
   return out;
 }
 

@@ -33,86 +33,173 @@ void expect_values(const ExpertTensors& expert, int e) {
   }
 }
 
-// Matrix and row of the row-th output feature of a fused tensor.
-std::pair<int, std::int64_t> fused_row(Fusion fusion, std::int64_t row) {
-  if (fusion == Fusion::interleaved) return {static_cast<int>(row % 2), row / 2};
-  return {static_cast<int>(row / kShape.ffn), row % kShape.ffn};
-}
+constexpr Place kBlock = {.block = "b."};
 
-void expect_fused(Orientation orientation, Fusion fusion) {
-  const ExpertLayout layout = {
-      .router = "r", .gate = "gate_up", .down = "down", .orientation = orientation, .fusion = fusion};
+ExpertPlace place_of(const ExpertLayout& layout) { return {&layout, {&kBlock, "p.{layer}."}, 7, kShape, false}; }
+
+// The part of an expert tensor at `name`, all experts one after the other, or one; element (e, out, in) by `value`.
+template <class Value>
+std::vector<float> filled(const ExpertLayout& layout, Orientation orientation, std::int64_t out, std::int64_t in,
+                          const Value& value, int expert) {
+  std::vector<float> values;
+  const int first = layout.storage == Storage::single ? expert : 0;
+  const int last = layout.storage == Storage::single ? expert + 1 : kShape.experts;
   const bool transposed = orientation == Orientation::in_out;
-  const std::int64_t h = kShape.hidden;
-  const std::int64_t f = kShape.ffn;
-  std::vector<float> gate_up(static_cast<std::size_t>(kShape.experts * 2 * f * h));
-  std::vector<float> down(static_cast<std::size_t>(kShape.experts * f * h));
-  for (int e = 0; e < kShape.experts; ++e) {
-    for (std::int64_t i = 0; i < h; ++i) {
-      for (std::int64_t row = 0; row < 2 * f; ++row) {
-        const auto [matrix, out] = fused_row(fusion, row);
-        const std::int64_t at = e * 2 * f * h + (transposed ? i * 2 * f + row : row * h + i);
-        gate_up[static_cast<std::size_t>(at)] = value_of(matrix, e, out, i);
-      }
-      for (std::int64_t in = 0; in < f; ++in) {
-        const std::int64_t at = e * f * h + (transposed ? in * h + i : i * f + in);
-        down[static_cast<std::size_t>(at)] = value_of(2, e, i, in);
+  for (int e = first; e < last; ++e) {
+    for (std::int64_t row = 0; row < (transposed ? in : out); ++row) {
+      for (std::int64_t col = 0; col < (transposed ? out : in); ++col) {
+        values.push_back(transposed ? value(e, col, row) : value(e, row, col));
       }
     }
   }
-  const auto names = expert_names(layout, "p.", kShape, 0);
-  ASSERT_EQ(names.size(), 2u);
-  EXPECT_EQ(names[0].name, "p.gate_up");
-  TensorList list;
-  list.add(names[0].name, names[0].shape, gate_up);
-  list.add(names[1].name, names[1].shape, down);
-  EXPECT_EQ(names[0].shape, transposed ? (std::vector<std::int64_t>{3, 5, 8}) : (std::vector<std::int64_t>{3, 8, 5}));
-  EXPECT_EQ(names[1].shape, transposed ? (std::vector<std::int64_t>{3, 4, 5}) : (std::vector<std::int64_t>{3, 5, 4}));
-  const std::array<const Tensor*, 2> tensors = {&list.tensors()[0], &list.tensors()[1]};
+  return values;
+}
+
+// Every weight in its place, whatever the layout.
+void expect_layout(const ExpertLayout& layout, std::vector<std::vector<std::int64_t>> shapes) {
+  const bool fused = layout.up == nullptr;
   for (int e = 0; e < kShape.experts; ++e) {
     SCOPED_TRACE(e);
-    expect_values(expert_views(layout, kShape, tensors, e), e);
-    const auto slices = expert_slices(layout, kShape, tensors, e);
-    EXPECT_EQ(slices[0].data(), tensors[0]->data + tensors[0]->bytes / 3 * static_cast<std::size_t>(e));
-    EXPECT_EQ(slices[1].size(), tensors[1]->bytes / 3);
-  }
-}
-
-TEST(Layout, FusedOutIn) { expect_fused(Orientation::out_in, Fusion::gate_first); }
-TEST(Layout, FusedInOut) { expect_fused(Orientation::in_out, Fusion::gate_first); }
-TEST(Layout, InterleavedOutIn) { expect_fused(Orientation::out_in, Fusion::interleaved); }
-TEST(Layout, InterleavedInOut) { expect_fused(Orientation::in_out, Fusion::interleaved); }
-
-TEST(Layout, PerExpert) {
-  const ExpertLayout layout = {.router = "r", .gate = "{expert}.g", .up = "{expert}.u", .down = "{expert}.d"};
-  for (int e = 0; e < kShape.experts; ++e) {
+    const ExpertPlace place = place_of(layout);
+    const ExpertNames names = expert_names(place, e);
     TensorList list;
-    const auto names = expert_names(layout, "p.", kShape, e);
-    ASSERT_EQ(names.size(), 3u);
-    EXPECT_EQ(names[1].name, "p." + std::to_string(e) + ".u");
-    for (int matrix = 0; matrix < 3; ++matrix) {
-      const NamedShape& name = names[static_cast<std::size_t>(matrix)];
-      std::vector<float> values;
-      for (std::int64_t out = 0; out < name.shape[0]; ++out) {
-        for (std::int64_t in = 0; in < name.shape[1]; ++in) values.push_back(value_of(matrix, e, out, in));
-      }
-      list.add(name.name, name.shape, values);
+    std::array<int, kExpertParts> at{};
+    const auto add = [&](std::size_t part, Orientation orientation, std::int64_t out, std::int64_t in,
+                         const auto& value) {
+      if (names[part].name.empty()) return;
+      at[part] = static_cast<int>(list.tensors().size()) + 1;
+      EXPECT_EQ(names[part].shape, shapes[part]);
+      list.add(names[part].name, names[part].shape, filled(layout, orientation, out, in, value, e));
+    };
+    const auto gate_value = [&](int expert, std::int64_t out, std::int64_t in) {
+      if (!fused) return value_of(0, expert, out, in);
+      const bool interleaved = layout.fusion == Fusion::interleaved;
+      const int matrix = static_cast<int>(interleaved ? out % 2 : out / kShape.ffn);
+      return value_of(matrix, expert, interleaved ? out / 2 : out % kShape.ffn, in);
+    };
+    const auto matrix_value = [](int matrix) {
+      return [=](int expert, std::int64_t out, std::int64_t in) { return value_of(matrix, expert, out, in); };
+    };
+    const std::int64_t gate_rows = fused ? 2 * kShape.ffn : kShape.ffn;
+    add(0, layout.orientation, gate_rows, kShape.hidden, gate_value);
+    add(1, layout.orientation, kShape.ffn, kShape.hidden, matrix_value(1));
+    add(2, layout.down_orientation, kShape.hidden, kShape.ffn, matrix_value(2));
+    add(3, Orientation::out_in, gate_rows, 1, gate_value);
+    add(4, Orientation::out_in, kShape.ffn, 1, matrix_value(1));
+    add(5, Orientation::out_in, kShape.hidden, 1, matrix_value(2));
+    ExpertFiles files{};
+    for (std::size_t part = 0; part < kExpertParts; ++part) {
+      if (at[part] != 0) files[part] = &list.tensors()[static_cast<std::size_t>(at[part] - 1)];
     }
-    const std::array<const Tensor*, 3> tensors = {&list.tensors()[0], &list.tensors()[1], &list.tensors()[2]};
-    expect_values(expert_views(layout, kShape, tensors, e), e);
-    EXPECT_EQ(expert_slices(layout, kShape, tensors, e)[2].size(), tensors[2]->bytes);
+    const ExpertTensors expert = expert_views(place, files, e);
+    expect_values(expert, e);
+    if (files[3] == nullptr) continue;
+    for (std::int64_t f = 0; f < kShape.ffn; ++f) {
+      ASSERT_EQ(read(expert.gate_bias, f, 0), value_of(0, e, f, 0));
+      ASSERT_EQ(read(expert.up_bias, f, 0), value_of(1, e, f, 0));
+    }
+    for (std::int64_t h = 0; h < kShape.hidden; ++h) ASSERT_EQ(read(expert.down_bias, h, 0), value_of(2, e, h, 0));
   }
 }
 
-const Family& family_named(std::string_view name) {
-  for (const Family& family : families()) {
-    if (name == family.name) return family;
+constexpr ExpertLayout kFused = {.gate = "{block}gate_up", .down = "{block}down", .storage = Storage::stacked};
+constexpr ExpertLayout kPerExpert = {
+    .gate = "{expert}.g.weight", .up = "{expert}.u.weight", .down = "{expert}.d.weight"};
+
+ExpertLayout fused(Orientation orientation, Fusion fusion, bool biases = false) {
+  ExpertLayout layout = kFused;
+  layout.orientation = layout.down_orientation = orientation;
+  layout.fusion = fusion;
+  if (biases) {
+    layout.gate_bias = "gb";
+    layout.down_bias = "db";
   }
-  throw std::runtime_error("no such family");
+  return layout;
+}
+
+TEST(Layout, FusedOutIn) { expect_layout(fused(Orientation::out_in, Fusion::gate_first), {{3, 8, 5}, {}, {3, 5, 4}}); }
+TEST(Layout, FusedInOut) { expect_layout(fused(Orientation::in_out, Fusion::gate_first), {{3, 5, 8}, {}, {3, 4, 5}}); }
+TEST(Layout, InterleavedOutIn) {
+  expect_layout(fused(Orientation::out_in, Fusion::interleaved), {{3, 8, 5}, {}, {3, 5, 4}});
+}
+TEST(Layout, InterleavedInOut) {
+  expect_layout(fused(Orientation::in_out, Fusion::interleaved), {{3, 5, 8}, {}, {3, 4, 5}});
+}
+TEST(Layout, BiasesAreFusedAsTheWeightsAre) {
+  for (const Fusion fusion : {Fusion::gate_first, Fusion::interleaved}) {
+    expect_layout(fused(Orientation::in_out, fusion, true), {{3, 5, 8}, {}, {3, 4, 5}, {3, 8}, {}, {3, 5}});
+  }
+}
+TEST(Layout, PerExpert) { expect_layout(kPerExpert, {{4, 5}, {4, 5}, {5, 4}}); }
+TEST(Layout, Stacked) {
+  ExpertLayout layout = kPerExpert;
+  layout.storage = Storage::stacked;
+  expect_layout(layout, {{3, 4, 5}, {3, 4, 5}, {3, 5, 4}});
+}
+TEST(Layout, Flattened) {
+  ExpertLayout layout = kPerExpert;
+  layout.storage = Storage::flattened;
+  layout.down_orientation = Orientation::in_out;
+  expect_layout(layout, {{12, 5}, {12, 5}, {12, 5}});
+}
+
+TEST(Layout, NamesInFull) {
+  EXPECT_EQ(expert_names(place_of(kFused), 0)[0].name, "p.7.b.gate_up");
+  EXPECT_EQ(expert_names(place_of(kPerExpert), 2)[1].name, "p.7.2.u.weight");
+  EXPECT_EQ(expert_names(place_of(kPerExpert), 2)[4].name, "");
+  ExpertPlace biased = place_of(kPerExpert);
+  biased.named_biases = true;
+  EXPECT_EQ(expert_names(biased, 2)[4].name, "p.7.2.u.bias");
+  EXPECT_EQ(expert_names(biased, 2)[4].shape, std::vector<std::int64_t>{4});
+}
+
+TEST(Layout, WithoutAGate) {
+  ExpertLayout layout = kPerExpert;
+  layout.gate = nullptr;
+  ExpertPlace place = place_of(layout);
+  place.named_biases = true;
+  const ExpertNames names = expert_names(place, 0);
+  EXPECT_EQ(names[0].name, "");
+  EXPECT_EQ(names[3].name, "");
+  TensorList list;
+  list.add("u", {4, 5}, std::vector<float>(20));
+  list.add("d", {5, 4}, std::vector<float>(20));
+  const ExpertFiles files = {nullptr, &list.tensors()[0], &list.tensors()[1]};
+  const ExpertTensors expert = expert_views(place, files, 0);
+  EXPECT_EQ(expert.gate.data, nullptr);
+  EXPECT_EQ(expert.up.data, list.tensors()[0].data);
+  EXPECT_EQ(expert.down.data, list.tensors()[1].data);
+}
+
+TEST(Layout, ASliceIsOneExpertsPart) {
+  TensorList list;
+  list.add("x", {3, 8, 5}, std::vector<float>(120));
+  const Tensor& tensor = list.tensors()[0];
+  const auto slice = expert_slice(place_of(kFused), tensor, 2);
+  EXPECT_EQ(slice.data(), tensor.data + tensor.bytes / 3 * 2);
+  EXPECT_EQ(slice.size(), tensor.bytes / 3);
+  EXPECT_EQ(expert_slice(place_of(kPerExpert), tensor, 2).size(), tensor.bytes);
+}
+
+// More rows than experts are those of identity experts.
+TEST(Layout, ASliceOfAStackThatHoldsMore) {
+  TensorList list;
+  list.add("x", {5, 8, 5}, std::vector<float>(200));
+  const Tensor& tensor = list.tensors()[0];
+  EXPECT_EQ(expert_slice(place_of(kFused), tensor, 1).data(), tensor.data + tensor.bytes / 5);
+}
+
+ModelConfig config_of(const char* model_type, const ExpertShape& shape) {
+  ModelConfig config;
+  config.family = find_family(model_type);
+  config.experts = shape.experts;
+  config.hidden = shape.hidden;
+  config.ffn = shape.ffn;
+  return config;
 }
 
 // What is chosen for a file with a gate_up_proj and a down_proj of these shapes.
-LayoutChoice choose(const ExpertShape& shape, std::vector<std::int64_t> gate_up, std::vector<std::int64_t> down) {
+PlaceChoice choose(const ExpertShape& shape, std::vector<std::int64_t> gate_up, std::vector<std::int64_t> down) {
   const TempFolder folder;
   TensorList list;
   for (auto* tensor_shape : {&gate_up, &down}) {
@@ -123,38 +210,38 @@ LayoutChoice choose(const ExpertShape& shape, std::vector<std::int64_t> gate_up,
              std::vector<float>(elements));
   }
   write_safetensors(folder / "t.safetensors", list.tensors());
-  return choose_layout(TensorFile::open(folder / "t.safetensors"), family_named("qwen3_vl_moe"), shape, 2);
+  return choose_place(TensorFile::open(folder / "t.safetensors"), config_of("qwen3_vl_moe_text", shape), 2);
 }
 
 TEST(Layout, OrientationByShape) {
   const ExpertShape shape = {.experts = 2, .hidden = 5, .ffn = 4};
-  EXPECT_EQ(choose(shape, {2, 5, 8}, {2, 4, 5}).layout->orientation, Orientation::in_out);
-  EXPECT_EQ(choose(shape, {2, 8, 5}, {2, 5, 4}).layout->orientation, Orientation::out_in);
+  EXPECT_EQ(choose(shape, {2, 5, 8}, {2, 4, 5}).place->experts->orientation, Orientation::in_out);
+  EXPECT_EQ(choose(shape, {2, 8, 5}, {2, 5, 4}).place->experts->orientation, Orientation::out_in);
   EXPECT_STREQ(choose(shape, {2, 5, 8}, {2, 4, 5}).prefix, "model.language_model.layers.{layer}.");
 }
 
 TEST(Layout, OrientationWhereDownIsSquare) {
   const ExpertShape shape = {.experts = 2, .hidden = 4, .ffn = 4};
-  EXPECT_EQ(choose(shape, {2, 4, 8}, {2, 4, 4}).layout->orientation, Orientation::in_out);
-  EXPECT_EQ(choose(shape, {2, 8, 4}, {2, 4, 4}).layout->orientation, Orientation::out_in);
+  EXPECT_EQ(choose(shape, {2, 4, 8}, {2, 4, 4}).place->experts->orientation, Orientation::in_out);
+  EXPECT_EQ(choose(shape, {2, 8, 4}, {2, 4, 4}).place->experts->orientation, Orientation::out_in);
 }
 
 TEST(Layout, OrientationWhereGateAndUpAreSquare) {
   const ExpertShape shape = {.experts = 2, .hidden = 8, .ffn = 4};
-  EXPECT_EQ(choose(shape, {2, 8, 8}, {2, 4, 8}).layout->orientation, Orientation::in_out);
-  EXPECT_EQ(choose(shape, {2, 8, 8}, {2, 8, 4}).layout->orientation, Orientation::out_in);
+  EXPECT_EQ(choose(shape, {2, 8, 8}, {2, 4, 8}).place->experts->orientation, Orientation::in_out);
+  EXPECT_EQ(choose(shape, {2, 8, 8}, {2, 8, 4}).place->experts->orientation, Orientation::out_in);
 }
 
 TEST(Layout, PublishedOrientationWhereNothingFits) {
   const ExpertShape shape = {.experts = 2, .hidden = 5, .ffn = 4};
-  EXPECT_EQ(choose(shape, {2, 3, 3}, {2, 3, 3}).layout->orientation, Orientation::in_out);
+  EXPECT_EQ(choose(shape, {2, 3, 3}, {2, 3, 3}).place->experts->orientation, Orientation::in_out);
 }
 
 TEST(Layout, NoneWithoutTensors) {
   const TempFolder folder;
   write_safetensors(folder / "t.safetensors", {});
   const TensorFile file = TensorFile::open(folder / "t.safetensors");
-  EXPECT_EQ(choose_layout(file, family_named("mixtral"), kShape, 0).layout, nullptr);
+  EXPECT_EQ(choose_place(file, config_of("mixtral", kShape), 0).place, nullptr);
 }
 
 }  // namespace

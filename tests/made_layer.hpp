@@ -71,84 +71,158 @@ inline reference::Table random_table(std::int64_t rows, std::int64_t cols, doubl
 
 inline std::vector<float> floats(const reference::Table& table) { return {table.value.begin(), table.value.end()}; }
 
+inline std::vector<float> floats(const reference::Vector& values) { return {values.begin(), values.end()}; }
+
+inline WeightView column(const std::vector<float>& values) {
+  return {values.empty() ? nullptr : values.data(), DType::f32, 1, 0};
+}
+
 struct ExpertFloats {
   std::vector<float> gate;
   std::vector<float> up;
   std::vector<float> down;
+  std::vector<float> gate_bias;
+  std::vector<float> up_bias;
+  std::vector<float> down_bias;
   explicit ExpertFloats(const reference::Expert& from)
-      : gate(floats(from.gate)), up(floats(from.up)), down(floats(from.down)) {}
+      : gate(floats(from.gate)),
+        up(floats(from.up)),
+        down(floats(from.down)),
+        gate_bias(floats(from.gate_bias)),
+        up_bias(floats(from.up_bias)),
+        down_bias(floats(from.down_bias)) {}
   ExpertTensors views(std::int64_t hidden, std::int64_t ffn) const {
-    return {
-        {gate.data(), DType::f32, hidden, 1}, {up.data(), DType::f32, hidden, 1}, {down.data(), DType::f32, ffn, 1}};
+    return {{gate.data(), DType::f32, hidden, 1},
+            {up.data(), DType::f32, hidden, 1},
+            {down.data(), DType::f32, ffn, 1},
+            column(gate_bias),
+            column(up_bias),
+            column(down_bias)};
   }
 };
 
-inline reference::Expert random_expert(std::int64_t hidden, std::int64_t ffn, std::mt19937& random) {
+inline reference::Vector random_vector(std::int64_t count, std::mt19937& random) {
+  return random_table(1, count, 0.5, random).value;
+}
+
+inline reference::Expert random_expert(std::int64_t hidden, std::int64_t ffn, bool biases, std::mt19937& random) {
   const double up = 1.0 / std::sqrt(static_cast<double>(hidden));
   const double down = 1.0 / std::sqrt(static_cast<double>(ffn));
-  return {random_table(ffn, hidden, up, random), random_table(ffn, hidden, up, random),
-          random_table(hidden, ffn, down, random)};
+  reference::Expert expert{random_table(ffn, hidden, up, random), random_table(ffn, hidden, up, random),
+                           random_table(hidden, ffn, down, random)};
+  if (biases) {
+    expert.gate_bias = random_vector(ffn, random);
+    expert.up_bias = random_vector(ffn, random);
+    expert.down_bias = random_vector(hidden, random);
+  }
+  return expert;
 }
+
+inline reference::Function reference_of(const ExpertFunction& function) {
+  return {static_cast<reference::Act>(function.activation), function.gated, function.limit, function.alpha};
+}
+
+// What a layer may have beyond experts, router and shared expert.
+struct Extras {
+  const char* name = "none";
+  ExpertFunction function = {};
+  ExpertFunction shared_function = {};
+  bool biases = false;  // of all experts
+  std::int32_t identity_experts = 0;
+  bool weight_on_input = false;
+  bool output_bias = false;
+  float shared_scale = 1.0F;
+  std::int64_t latent = 0;
+  bool latent_biases = false;
+};
 
 struct Weights {
   LayerCase shape;
   Shared kind;
+  Extras extras;
   std::int64_t shared_ffn;
-  std::vector<reference::Expert> experts;
+  reference::Block block;
   reference::Table router;
-  reference::Expert shared;
-  reference::Table shared_gate;
 
-  Weights(const LayerCase& shape_, Shared kind_, unsigned seed) : shape(shape_), kind(kind_) {
+  Weights(const LayerCase& shape_, Shared kind_, unsigned seed, const Extras& extras_ = {})
+      : shape(shape_), kind(kind_), extras(extras_) {
     std::mt19937 random(seed);
+    const double from_hidden = 1.0 / std::sqrt(static_cast<double>(shape.hidden));
     shared_ffn = kind == Shared::none ? 0 : shape.ffn + 5;
     for (std::int32_t e = 0; e < shape.experts; ++e) {
-      experts.push_back(random_expert(shape.hidden, shape.ffn, random));
+      block.experts.push_back(random_expert(inner(), shape.ffn, extras.biases, random));
     }
-    router = random_table(shape.experts, shape.hidden, 2.0 / std::sqrt(static_cast<double>(shape.hidden)), random);
+    router = random_table(ids(), shape.hidden, 2 * from_hidden, random);
     if (kind != Shared::none) {
-      shared = random_expert(shape.hidden, shared_ffn, random);
-      shared_gate = random_table(1, shape.hidden, 1.0 / std::sqrt(static_cast<double>(shape.hidden)), random);
+      block.shared.push_back(random_expert(shape.hidden, shared_ffn, extras.biases, random));
+    }
+    if (kind == Shared::gated) {
+      block.shared_gate = random_table(1, shape.hidden, from_hidden, random);
+    }
+    block.function = reference_of(extras.function);
+    block.shared_function = reference_of(extras.shared_function);
+    block.shared_scale = extras.shared_scale;
+    block.weight_on_input = extras.weight_on_input;
+    block.output_bias = extras.output_bias ? random_vector(shape.hidden, random) : reference::Vector();
+    if (extras.latent > 0) {
+      block.latent_in = random_table(extras.latent, shape.hidden, from_hidden, random);
+      block.latent_out = random_table(shape.hidden, extras.latent, 1.0 / std::sqrt(extras.latent), random);
+    }
+    if (extras.latent_biases) {
+      block.latent_in_bias = random_vector(extras.latent, random);
+      block.latent_out_bias = random_vector(shape.hidden, random);
     }
   }
 
+  std::int64_t inner() const { return extras.latent > 0 ? extras.latent : shape.hidden; }
+  std::int32_t ids() const { return shape.experts + extras.identity_experts; }
+
   Layer layer(const RouterOptions& router_options, const LayerOptions& options) const {
-    std::vector<ExpertFloats> packed_from(experts.begin(), experts.end());
+    const std::vector<ExpertFloats> experts(block.experts.begin(), block.experts.end());
+    const std::vector<ExpertFloats> shared(block.shared.begin(), block.shared.end());
     const std::vector<float> router_floats = floats(router);
-    const std::vector<float> gate_floats = floats(shared_gate);
-    std::optional<ExpertFloats> shared_floats;
+    const std::vector<float> gate = floats(block.shared_gate);
+    const std::vector<float> output_bias = floats(block.output_bias);
+    const std::vector<float> in = floats(block.latent_in);
+    const std::vector<float> out = floats(block.latent_out);
+    const std::vector<float> in_bias = floats(block.latent_in_bias);
+    const std::vector<float> out_bias = floats(block.latent_out_bias);
     LayerWeights weights;
     weights.experts = shape.experts;
     weights.hidden = shape.hidden;
     weights.ffn = shape.ffn;
+    weights.function = extras.function;
     weights.router = {router_floats.data(), DType::f32, shape.hidden, 1};
-    weights.expert = [&](std::int32_t e) {
-      return packed_from[static_cast<std::size_t>(e)].views(shape.hidden, shape.ffn);
-    };
+    weights.expert = [&](std::int32_t e) { return experts[static_cast<std::size_t>(e)].views(inner(), shape.ffn); };
     if (kind != Shared::none) {
-      shared_floats.emplace(shared);
       weights.shared_ffn = shared_ffn;
-      weights.shared = shared_floats->views(shape.hidden, shared_ffn);
-      if (kind == Shared::gated) {
-        weights.shared_gate = {gate_floats.data(), DType::f32, shape.hidden, 1};
-      }
+      weights.shared = shared[0].views(shape.hidden, shared_ffn);
+      weights.shared_function = extras.shared_function;
+      weights.shared_gate = {gate.empty() ? nullptr : gate.data(), DType::f32, shape.hidden, 1};
+      weights.shared_scale = extras.shared_scale;
     }
+    weights.identity_experts = extras.identity_experts;
+    weights.weight_on_input = extras.weight_on_input;
+    weights.output_bias = column(output_bias);
+    weights.latent = extras.latent;
+    weights.latent_in = {in.empty() ? nullptr : in.data(), DType::f32, shape.hidden, 1};
+    weights.latent_out = {out.empty() ? nullptr : out.data(), DType::f32, extras.latent, 1};
+    weights.latent_in_bias = column(in_bias);
+    weights.latent_out_bias = column(out_bias);
     return Layer(weights, router_options, options);
   }
 
   reference::Table logits(const reference::Table& x) const {
-    reference::Table out(x.rows, shape.experts);
+    reference::Table out(x.rows, router.rows);
     for (std::int64_t t = 0; t < x.rows; ++t) {
       const reference::Vector row = reference::product(router, reference::row_of(x, t));
-      std::copy(row.begin(), row.end(), out.value.begin() + t * shape.experts);
+      std::copy(row.begin(), row.end(), out.value.begin() + t * router.rows);
     }
     return out;
   }
 
   reference::Table expected(const reference::Table& x, const reference::Routing& routing, DType activations) const {
-    return reference::block(x, experts, routing, kind == Shared::none ? nullptr : &shared,
-                            kind == Shared::gated ? &shared_gate : nullptr,
-                            activations == DType::bf16 ? round_bf16 : keep);
+    return reference::run(block, x, routing, activations == DType::bf16 ? round_bf16 : keep);
   }
 };
 

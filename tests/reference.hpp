@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -9,10 +10,34 @@
 
 namespace reference {
 
+enum class Act {
+  silu,
+  gelu,
+  gelu_tanh,
+  relu,
+  relu_squared,
+  silu_clamped,
+  silu_limited,
+  swiglu_oai,
+  softcapped,
+};
+
+// The function between an expert's GEMMs; see switchyard/activation.hpp for what the fields mean.
+struct Function {
+  Act act = Act::silu;
+  bool gated = true;
+  double limit = 0;
+  double alpha = 0;
+};
+
+// Biases may be empty: none. `gate` is not looked at without a gate.
 struct Expert {
   Table gate;  // [F,H]
   Table up;    // [F,H]
   Table down;  // [H,F]
+  Vector gate_bias = {};
+  Vector up_bias = {};
+  Vector down_bias = {};
 };
 
 struct Routing {
@@ -21,11 +46,11 @@ struct Routing {
   Vector weight;                     // [T,K]
 };
 
-// weight · row
-inline Vector product(const Table& weight, const Vector& row) {
+// weight · row + bias
+inline Vector product(const Table& weight, const Vector& row, const Vector& bias = {}) {
   Vector out(static_cast<std::size_t>(weight.rows));
   for (std::int64_t o = 0; o < weight.rows; ++o) {
-    double sum = 0;
+    double sum = bias.empty() ? 0 : bias[static_cast<std::size_t>(o)];
     for (std::int64_t i = 0; i < weight.cols; ++i) {
       sum += weight.at(o, i) * row[static_cast<std::size_t>(i)];
     }
@@ -34,15 +59,42 @@ inline Vector product(const Table& weight, const Vector& row) {
   return out;
 }
 
+// h of one feature; u is 1 without a gate.
+inline double activated(const Function& function, double g, double u) {
+  const double limit = function.limit;
+  const double alpha = function.alpha;
+  const double clamped = std::min(std::max(u, -limit), limit);
+  switch (function.act) {
+    case Act::silu:
+      return g * sigmoid(g) * u;
+    case Act::gelu:
+      return 0.5 * g * std::erfc(-g / std::sqrt(2.0)) * u;
+    case Act::gelu_tanh:
+      return 0.5 * g * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (g + 0.044715 * g * g * g))) * u;
+    case Act::relu:
+      return std::max(g, 0.0) * u;
+    case Act::relu_squared:
+      return std::max(g, 0.0) * std::max(g, 0.0) * u;
+    case Act::silu_clamped:
+      return std::min(g, limit) * sigmoid(std::min(g, limit)) * clamped;
+    case Act::silu_limited:
+      return std::min(g * sigmoid(g), limit) * clamped;
+    case Act::swiglu_oai:
+      return std::min(g, limit) * sigmoid(alpha * std::min(g, limit)) * (clamped + 1);
+    default:
+      return alpha * std::tanh(g / alpha) * sigmoid(g) * limit * std::tanh(u / limit);
+  }
+}
+
 // `round` stands for what happens to the activations between the GEMMs.
 template <class Round>
-Vector expert(const Expert& weights, const Vector& row, Round round) {
-  Vector h = product(weights.gate, row);
-  const Vector up = product(weights.up, row);
+Vector expert(const Expert& weights, const Function& function, const Vector& row, Round round) {
+  Vector h = product(weights.up, row, weights.up_bias);
+  const Vector gate = function.gated ? product(weights.gate, row, weights.gate_bias) : Vector();
   for (std::size_t f = 0; f < h.size(); ++f) {
-    h[f] = round(h[f] * sigmoid(h[f]) * up[f]);
+    h[f] = round(function.gated ? activated(function, gate[f], h[f]) : activated(function, h[f], 1));
   }
-  return product(weights.down, h);
+  return product(weights.down, h, weights.down_bias);
 }
 
 inline Routing route(const Table& logits, const RouterOptions& options) {
@@ -55,31 +107,81 @@ inline Routing route(const Table& logits, const RouterOptions& options) {
   return routing;
 }
 
-// y = Σ weight · expert(x) (+ sigmoid(x · shared_gate) · shared(x)). `shared` null: none; `shared_gate` null: factor 1.
-// The gate sees x before `round`, the experts after.
+// A whole block; see LayerWeights in switchyard/layer.hpp for what the fields mean. Empty: none.
+struct Block {
+  std::vector<Expert> experts;
+  Function function = {};
+  std::vector<Expert> shared = {};  // one, or none
+  Function shared_function = {};
+  Table shared_gate = {};
+  double shared_scale = 1;
+  bool weight_on_input = false;
+  Vector output_bias = {};
+  Table latent_in = {};
+  Table latent_out = {};
+  Vector latent_in_bias = {};
+  Vector latent_out_bias = {};
+};
+
 template <class Round>
-Table block(const Table& x, const std::vector<Expert>& experts, const Routing& routing, const Expert* shared,
-            const Table* shared_gate, Round round) {
+Vector rounded(Vector row, Round round) {
+  std::transform(row.begin(), row.end(), row.begin(), round);
+  return row;
+}
+
+inline void add_to(Vector& sum, double factor, const Vector& row) {
+  for (std::size_t i = 0; i < sum.size(); ++i) {
+    sum[i] += factor * row[i];
+  }
+}
+
+// Σ weight · row of one token, ids beyond the experts standing for the token itself.
+template <class Round>
+Vector slots(const Block& block, const Vector& row, const Routing& routing, std::int64_t token, Round round) {
+  Vector sum(row.size());
+  for (std::int64_t s = 0; s < routing.topk; ++s) {
+    const auto slot = static_cast<std::size_t>(token * routing.topk + s);
+    const auto id = static_cast<std::size_t>(routing.expert[slot]);
+    const double weight = routing.weight[slot];
+    if (routing.expert[slot] < 0) {
+      continue;
+    }
+    if (id >= block.experts.size()) {
+      add_to(sum, weight, row);
+    } else if (block.weight_on_input) {
+      Vector scaled(row.size());
+      add_to(scaled, weight, row);
+      add_to(sum, 1, expert(block.experts[id], block.function, rounded(scaled, round), round));
+    } else {
+      add_to(sum, weight, expert(block.experts[id], block.function, rounded(row, round), round));
+    }
+  }
+  return sum;
+}
+
+// y of x [T,H]. The shared expert's gate and identity experts see x before `round`, the other experts after.
+template <class Round>
+Table run(const Block& block, const Table& x, const Routing& routing, Round round) {
   Table y(x.rows, x.cols);
   for (std::int64_t t = 0; t < x.rows; ++t) {
-    Vector row = row_of(x, t);
-    const double gate = shared_gate != nullptr ? sigmoid(product(*shared_gate, row)[0]) : 1.0;
-    std::transform(row.begin(), row.end(), row.begin(), round);
-    const auto add = [&](const Expert& weights, double factor) {
-      const Vector out = expert(weights, row, round);
-      for (std::int64_t h = 0; h < x.cols; ++h) {
-        y.at(t, h) += factor * out[static_cast<std::size_t>(h)];
-      }
-    };
-    for (std::int64_t s = 0; s < routing.topk; ++s) {
-      const auto slot = static_cast<std::size_t>(t * routing.topk + s);
-      if (routing.expert[slot] >= 0) {
-        add(experts[static_cast<std::size_t>(routing.expert[slot])], routing.weight[slot]);
-      }
+    const Vector row = row_of(x, t);
+    Vector sum;
+    if (block.latent_in.rows > 0) {
+      const Vector latent = product(block.latent_in, rounded(row, round), block.latent_in_bias);
+      const Vector inner = rounded(slots(block, latent, routing, t, round), round);
+      sum = product(block.latent_out, inner, block.latent_out_bias);
+    } else {
+      sum = slots(block, row, routing, t, round);
     }
-    if (shared != nullptr) {
-      add(*shared, gate);
+    if (!block.shared.empty()) {
+      const double factor =
+          block.shared_gate.rows > 0 ? sigmoid(product(block.shared_gate, row)[0]) : block.shared_scale;
+      add_to(sum, factor, expert(block.shared[0], block.shared_function, rounded(row, round), round));
     }
+    if (!block.output_bias.empty()) {
+      add_to(sum, 1, block.output_bias);
+    }
+    std::copy(sum.begin(), sum.end(), y.value.begin() + t * x.cols);
   }
   return y;
 }

@@ -40,14 +40,21 @@ constexpr unsigned bit(Output output) { return 1U << output; }
 constexpr unsigned kRouting = bit(expert) | bit(weight);
 constexpr unsigned kUsual = bit(cutoff) - 1;  // all but what asks for K < E, no groups and nothing forced
 constexpr unsigned kEverything = bit(kOutputs) - 1;
+// A histogram needs a score of each expert alone.
+inline unsigned everything_of(Score score) {
+  const bool over_all = score == Score::softmax || score == Score::sparsemixer;
+  return over_all ? kEverything & ~bit(histogram) : kEverything;
+}
 constexpr std::int32_t kCountedBefore = 3;  // in every bin of the histogram
 
 // Bytes between guards.
 class Guarded {
  public:
   Guarded() = default;
-  Guarded(std::size_t bytes, int poison) : all_(bytes + 2 * kGuard, std::byte{0xa5}), bytes_(bytes) {
-    std::memset(data(), poison, bytes);
+  Guarded(std::size_t bytes, int poison) : bytes_(bytes) {
+    all_.insert(all_.end(), kGuard, std::byte{0xa5});
+    all_.insert(all_.end(), bytes, static_cast<std::byte>(poison));
+    all_.insert(all_.end(), kGuard, std::byte{0xa5});
   }
   std::byte* data() { return all_.data() + kGuard; }
   std::vector<std::byte> content() const {

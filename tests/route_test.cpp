@@ -13,7 +13,9 @@ using route_cases::Rule;
 
 bool groupless(const RouterOptions& options) { return options.groups == 0; }
 
-unsigned wanted_of(const Case& c) { return c.options.topk < c.experts && groupless(c.options) ? kEverything : kUsual; }
+unsigned wanted_of(const Case& c) {
+  return c.options.topk < c.experts && groupless(c.options) ? everything_of(c.options.score) : kUsual;
+}
 
 void check(Case c, unsigned seed) {
   c.wanted = wanted_of(c);
@@ -163,8 +165,12 @@ TEST(Route, NarrowLogitsGiveTheBitsOfTheirValues) {
     for (const Rule& rule : route_cases::rules(4)) {
       if (turn++ % 7 != 0) continue;
       SCOPED_TRACE(rule.name + " " + dtype_name(type));
-      Case c{
-          .tokens = 19, .experts = 45, .options = rule.options, .wanted = kEverything, .logits_type = type, .gap = 3};
+      Case c{.tokens = 19,
+             .experts = 45,
+             .options = rule.options,
+             .wanted = everything_of(rule.options.score),
+             .logits_type = type,
+             .gap = 3};
       fill(c, 21);
       expect_matches(c);
       const Results narrow = run(c);
@@ -216,7 +222,7 @@ TEST(Route, EveryIdTypeHoldsTheSameIds) {
 }
 
 TEST(Route, StridedLogitsGiveTheSameBits) {
-  Case c{.tokens = 50, .experts = 33, .options = {.topk = 5}, .wanted = kEverything, .threads = 2};
+  Case c{.tokens = 50, .experts = 33, .options = {.topk = 5}, .wanted = everything_of(Score::softmax), .threads = 2};
   c.logits = random_floats(50 * 33, 2.0F, 7);
   const Results dense = run(c);
   for (const std::int64_t gap : {1, 15, 64}) {

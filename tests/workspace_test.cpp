@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "made_layer.hpp"
+#include "layer_variants.hpp"
 
 namespace {
 
@@ -114,6 +114,29 @@ TEST(Workspace, ExactSizesBetweenGuardPagesInRandomOrderOfShapes) {
       EXPECT_EQ(guarded_forward(layer, x, each.at_end), expected.bytes) << each.shape.name << " tokens " << each.tokens;
       EXPECT_EQ(guarded_forward(layer, x, each.at_end, &routing), expected.bytes)
           << each.shape.name << " tokens " << each.tokens << ", given routing";
+    }
+  }
+}
+
+TEST(Workspace, ExactSizesForEveryVariant) {
+  const LayerCase shape = kTestCases[1];
+  std::mt19937 random(9);
+  for (const Extras& extras : kVariants) {
+    const Weights weights(shape, Shared::gated, 10, extras);
+    for (const Arithmetic& arithmetic : kArithmetics) {
+      const Layer layer = weights.layer({.topk = shape.topk},
+                                        {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
+      for (const std::int64_t tokens : {0, 1, 17}) {
+        const Rows x(DType::bf16, random_table(tokens, shape.hidden, 1.0, random));
+        Rows expected(DType::bf16, x.rows, x.cols);
+        const Workspace workspace(layer.workspace_bytes(200));
+        const Routing routing = layer.forward(x.view(), expected.view(), workspace).routing;
+        const std::int64_t counted = allocations;
+        layer.forward(x.view(), expected.view(), workspace);
+        EXPECT_EQ(allocations, counted) << extras.name;
+        EXPECT_EQ(guarded_forward(layer, x, true), expected.bytes) << extras.name << " tokens " << tokens;
+        EXPECT_EQ(guarded_forward(layer, x, false, &routing), expected.bytes) << extras.name << " tokens " << tokens;
+      }
     }
   }
 }

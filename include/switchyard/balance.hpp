@@ -26,8 +26,8 @@ struct BalanceLoss {
   double coefficient = 1.0;
 };
 
-// Writes gradient [E] if it is not empty; with `add` adds to it, so that several losses share one backward. Throws
-// invalid_argument for sizes that differ.
+// Writes gradient [E] if it is not empty; with `add` adds to it, so that several losses share one backward. Sums in
+// double, experts ascending. Throws invalid_argument for sizes that differ, topk < 1 and negative numbers of tokens.
 SWITCHYARD_API double balance_loss(const BalanceLoss& loss, std::span<float> gradient = {}, bool add = false);
 
 // The z-loss: coefficient · z_sum / tokens, and its gradient for RouteGradients::z. 0 without tokens.
@@ -42,9 +42,10 @@ SWITCHYARD_API ZLoss z_loss(double z_sum, std::int64_t tokens, double coefficien
 SWITCHYARD_API void update_bias(std::span<float> bias, std::span<const std::int64_t> count, float rate,
                                 bool centered = false);
 
-// Quantile Balancing: bias[e] becomes the K/E quantile of cutoff − score[e], linear within its bin, minus the mean over
-// the experts; an expert without entries keeps its bias. Then the bounds of the next histogram: the smallest bias − 1,
-// the largest + 1. histogram [E,bins] as `route` made it between `lower` and `upper`. Throws invalid_argument.
+// Quantile Balancing (Kimi K3's report, section 2.3.3 and appendix D): bias[e] becomes the K/E quantile of
+// cutoff − score[e], linear within its bin; an expert without entries keeps its bias; then minus the mean over all
+// experts. Returns the bounds of the next histogram: the smallest bias − 1, the largest + 1. histogram [E,bins] as `route`
+// made it between `lower` and `upper`; 1 <= K < E. Throws invalid_argument.
 struct QuantileBounds {
   float lower = 0.0F;
   float upper = 0.0F;

@@ -12,7 +12,7 @@ namespace switchyard {
 // Worst first, so that a larger value is a better set. f32 and bf16 results have the same bits on all of them.
 enum class Isa : std::int32_t {
   plain = 0,
-  avx2 = 1,         // AVX2 + FMA
+  avx2 = 1,         // AVX2 + FMA + F16C
   avx512 = 2,       // AVX-512 F, BW, DQ, VL
   avx512_vnni = 3,  // + VNNI
   avx512_bf16 = 4,  // + VNNI + BF16

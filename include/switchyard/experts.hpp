@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 
+#include "switchyard/activation.hpp"
 #include "switchyard/export.hpp"
 #include "switchyard/threads.hpp"
 #include "switchyard/types.hpp"
@@ -17,30 +18,12 @@ enum class Format : std::int32_t { f32 = 0, bf16 = 1 };
 
 SWITCHYARD_API const char* format_name(Format format) noexcept;
 
-// The function between the two GEMMs. g and u are what gate and up give, L is `limit`, a is `alpha`; clamps pass NaN on.
-enum class Activation : std::int32_t {
-  silu = 0,          // g / (1 + exp(−g)) · u
-  gelu = 1,          // g · Φ(g) · u, by the error function
-  gelu_tanh = 2,     // its approximation by tanh (Gemma)
-  relu = 3,          // max(g, 0) · u
-  relu_squared = 4,  // max(g, 0)² · u (without gate: Nemotron)
-  silu_clamped = 5,  // silu(min(g, L)) · clamp(u, −L, L) (DeepSeek-V4)
-  silu_limited = 6,  // min(silu(g), L) · clamp(u, −L, L) (Step-3.5)
-  swiglu_oai = 7,    // g' = min(g, L): g' / (1 + exp(−a·g')) · (clamp(u, −L, L) + 1) (GPT-OSS)
-  softcapped = 8,    // a·tanh(g/a) / (1 + exp(−g)) · L·tanh(u/L) (Inkling-2, Kimi-K3's SiTU)
-};
+// "silu", "gelu", "gelu_tanh", "relu", "relu_squared", "silu_clamped", "silu_limited", "swiglu_oai", "softcapped".
+SWITCHYARD_API const char* activation_name(Activation activation) noexcept;
 
-struct ExpertFunction {
-  Activation activation = Activation::silu;
-  bool gated = true;   // false: there is no gate, u is 1 and g what `up` gives; the first five only
-  float limit = 0.0F;  // > 0 where L stands above
-  float alpha = 0.0F;  // > 0 where a stands above
-
-  bool operator==(const ExpertFunction&) const = default;
-};
-
-// One expert as the checkpoint has it. gate and up [F,H], down [H,F]; biases [F], [F] and [H], element o at
-// data + o · out_stride, no data: none. `gate` and `gate_bias` are not looked at without a gate.
+// One expert as the checkpoint has it. gate and up [F,H], down [H,F]; biases [F], [F] and [H], element o at data + o ·
+// out_stride elements, no data: none, and then for no expert. Biases are packed as f32. `gate` and `gate_bias` are not
+// looked at without a gate.
 struct ExpertTensors {
   WeightView gate;
   WeightView up;

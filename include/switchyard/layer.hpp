@@ -41,13 +41,13 @@ struct LayerWeights {
   ExpertFunction shared_function;
   WeightView shared_gate;     // [1,H]: the shared expert times sigmoid(x·gate); no data: times shared_scale
   float shared_scale = 1.0F;  // 0.5: the average of Cohere-2
-  // Z more ids, E..E+Z−1, that stand for the token itself: y += weight · x (LongCat-Flash).
+  // Z more ids, E..E+Z−1, that stand for the token itself: y += weight · x, x as it is given (LongCat-Flash).
   std::int32_t identity_experts = 0;
   // Llama-4: the weight multiplies the expert's input, rounded to the activations' type, and not its output.
   bool weight_on_input = false;
   WeightView output_bias;  // [H], added last (JetMoE); no data: none
-  // The experts work in `latent` dimensions between two linear maps; shared experts and router see x (Nemotron-H).
-  // 0: none, and they work in H.
+  // The experts work in `latent` dimensions between two linear maps, which are packed and multiplied as their weights
+  // are; shared experts and router see x (Nemotron-H). 0: none, and they work in H. Not with identity experts.
   std::int64_t latent = 0;
   WeightView latent_in;        // [latent,H]
   WeightView latent_out;       // [H,latent]
@@ -67,10 +67,11 @@ struct ForwardResult {
 
 // Immutable after construction. Several threads may run forwards of one layer at once, each with its own workspace.
 //
-// y[t] = Σ_s weight[t,s] · expert(t,s)(x[t]) + g(x[t]) · shared(x[t]), fp32, slots in order, the shared expert last,
-// rounded once to y's type. Expert e: down · (act(gate · x) * (up · x)), each element one fp32 chain over the
-// contraction index. The bits of y[t] depend on x[t], the weights and the two type options alone: not on the batch,
-// threads or instruction set. NaN stays NaN, its payload is not defined.
+// y[t] = latent_out · Σ_s weight[t,s] · expert(t,s)(latent_in · x[t]) + g(x[t]) · shared(x[t]) + output_bias, fp32, in
+// this order, slots in theirs, rounded once to y's type; without a latent space there are no such maps. Expert e: down
+// · (act(gate · x) * (up · x)), or down · act(up · x) without gate; each element is one fp32 chain over the contraction
+// index, and then its bias. The bits of y[t] depend on x[t], the weights and the two type options alone: not on the
+// batch, threads or instruction set. NaN stays NaN, its payload is not defined.
 class SWITCHYARD_API Layer {
  public:
   // Packs. Throws invalid_argument, not_supported, out_of_memory.
@@ -96,8 +97,9 @@ class SWITCHYARD_API Layer {
   // work.
   ForwardResult forward(ConstMatrix x, Matrix y, const Workspace& workspace, const RouteInputs& inputs = {}) const;
 
-  // The same with the caller's experts [T,K] (−1: slot off, its weight is not looked at) and weights [T,K]; duplicates
-  // count twice. They must not lie in the workspace: what an earlier forward with it returned has to be copied first.
+  // The same with the caller's experts [T,K] (−1..E+Z−1; −1: slot off, its weight is not looked at) and weights [T,K];
+  // duplicates count twice. They must not lie in the workspace: what an earlier forward with it returned has to be
+  // copied first.
   ForwardResult forward(ConstMatrix x, Routing routing, Matrix y, const Workspace& workspace) const;
 
   struct Parts;

@@ -53,7 +53,7 @@ enum class Order : std::int32_t {
 
 // How logits become a routing. Fields are only ever added, with a default that keeps what was.
 //
-//   l         = logit_scale · logit + logit_bias, and then softcap · tanh(l / softcap)
+//   l         = logit_scale · logit + logit_bias, rounded to bf16 if round_logits, and then softcap · tanh(l / softcap)
 //   score     = Score of l
 //   selection = score + selection_bias                    what experts are chosen by
 //   with groups: a group's score is the sum of its group_best largest selections; experts of all but the kept_groups
@@ -80,6 +80,7 @@ struct RouterOptions {
   float logit_scale = 1.0F;
   const float* logit_bias = nullptr;  // [E] or null
   float softcap = 0.0F;               // 0: none
+  bool round_logits = false;          // what a router whose GEMM gives bf16 does; its gradient is that of no rounding
   float jitter = 0.01F;               // of Score::sparsemixer, >= 0 (`router_jitter_noise`)
   Order order = Order::score;
   // Table routing: the experts of a token are row token_id of table [table_rows,K] (i16, i32 or i64, ids in 0..E−1, in
@@ -138,8 +139,8 @@ struct RouteOutputs {
   std::int64_t* valid_count = nullptr;  // [S] valid tokens
   // Quantile Balancing (TransformerEngine's 3-step rule, Kimi K3): the (K+1)-th largest selection, [T], −inf for padding;
   // and for every valid token and every expert e the bin of cutoff − score[e] among `bins` equal ones from qb_lower to
-  // qb_upper, the outer ones open: [E,bins], added to. Both need K < E, no groups and nothing forced; a NaN counts
-  // nowhere.
+  // qb_upper, the outer ones open: [E,bins], added to. Both need K < E, no groups and nothing given; the histogram
+  // needs a score that is not a softmax. A NaN counts nowhere.
   float* cutoff = nullptr;
   std::int32_t* histogram = nullptr;
   std::int32_t bins = 0;
@@ -157,9 +158,6 @@ SWITCHYARD_API std::size_t route_workspace_bytes(std::int64_t max_tokens, std::i
 // inputs or the workspace. Allocates nothing. Throws invalid_argument before any work.
 SWITCHYARD_API void route(ConstMatrix logits, const RouterOptions& options, const RouteInputs& inputs,
                           const RouteOutputs& outputs, const Workspace& workspace, const Threads& threads = Threads());
-
-SWITCHYARD_API void route_logits(ConstMatrix logits, const RouterOptions& options, Routing routing,
-                                 const Threads& threads = Threads());
 
 // What is known of the loss, and of the routing that it followed.
 struct RouteGradients {
@@ -191,8 +189,10 @@ SWITCHYARD_API void route_backward(ConstMatrix logits, const RouterOptions& opti
 //   dx [T,H]      = dlogits · weight          f32 or bf16, or no data: not wanted
 //   dweight [E,H] = dlogitsᵀ · x              f32, or no data: not wanted
 //   dbias [E]     = Σ_t dlogits               or null
-// x [T,H] f32 or bf16 (no data without dweight), dlogits [T,E] f32. Each element is one fp32 chain of fused
-// multiply-adds, ascending over experts or tokens, for every number of threads. Throws invalid_argument.
+// x [T,H] f32 or bf16, read for dweight alone; weight [E,H] f32, bf16 or f16 with in_stride 1, read for dx alone;
+// dlogits [T,E] f32. The caller owns all of it; outputs must not overlap inputs. Each element is one fp32 chain of fused
+// multiply-adds from +0, ascending over experts or tokens, rounded once: the same bits for every number of threads and
+// instruction set. Allocates nothing. Throws invalid_argument, and not_supported for another in_stride.
 SWITCHYARD_API void router_backward(ConstMatrix x, const WeightView& weight, ConstMatrix dlogits, Matrix dx,
                                     Matrix dweight, float* dbias, const Threads& threads = Threads());
 

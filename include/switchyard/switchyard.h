@@ -34,186 +34,14 @@
 #ifndef SWITCHYARD_SWITCHYARD_H
 #define SWITCHYARD_SWITCHYARD_H
 
-#include <stddef.h>
-#include <stdint.h>
-
-#include "switchyard/export.hpp"  /* macros alone, as the next one */
-#include "switchyard/version.hpp" /* SWITCHYARD_VERSION_MAJOR, _MINOR, _PATCH of this header */
+#include "switchyard/route.h"
+#include "switchyard/types.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* Version and errors. */
-
-/* Of the library that runs: "0.1.0". Static. */
-SWITCHYARD_API const char* switchyard_version(void);
-
-typedef int32_t switchyard_status;
-enum {
-  SWITCHYARD_OK = 0,
-  SWITCHYARD_INTERNAL = 1,         /* a defect of the library */
-  SWITCHYARD_INVALID_ARGUMENT = 2, /* the caller's fault: sizes, ids, options */
-  SWITCHYARD_NOT_SUPPORTED = 3,    /* understood, but not in this build, on this machine or in this version */
-  SWITCHYARD_IO = 4,               /* the operating system refused: missing file, no space, no permission */
-  SWITCHYARD_BAD_DATA = 5,         /* a file is damaged or does not fit what it says of itself */
-  SWITCHYARD_MISMATCH = 6,         /* the command line only */
-  SWITCHYARD_OUT_OF_MEMORY = 7
-};
-
-/* What went wrong in the last call of this thread that failed: `step: what was found where, what was expected`. "" if
- * none has. Holds until the next failure on this thread, or the thread's end. */
-SWITCHYARD_API const char* switchyard_last_error(void);
-
-/* "ok", "invalid argument", ...; "unknown code" for other numbers. Static. */
-SWITCHYARD_API const char* switchyard_status_name(switchyard_status status);
-
-/* Instruction sets. */
-
-/* Worst first. f32 and bf16 results have the same bits on all of them. */
-typedef int32_t switchyard_isa;
-enum {
-  SWITCHYARD_ISA_PLAIN = 0,
-  SWITCHYARD_ISA_AVX2 = 1,        /* AVX2 + FMA */
-  SWITCHYARD_ISA_AVX512 = 2,      /* AVX-512 F, BW, DQ, VL */
-  SWITCHYARD_ISA_AVX512_VNNI = 3, /* + VNNI */
-  SWITCHYARD_ISA_AVX512_BF16 = 4  /* + VNNI + BF16 */
-};
-
-/* "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16"; "unknown" for other numbers. Static. */
-SWITCHYARD_API const char* switchyard_isa_name(switchyard_isa isa);
-
-/* Every set that the build knows, [count], best first. Static. */
-SWITCHYARD_API const switchyard_isa* switchyard_known_isas(size_t* count);
-
-/* The sets that the processor has and the operating system enables, [count], best first. Static. NULL and a count of 0
- * if memory ran out. */
-SWITCHYARD_API const switchyard_isa* switchyard_available_isas(size_t* count);
-
-/* The set that forwards use: the best available one, unless SWITCHYARD_ISA in the environment names another or one was
- * set. SWITCHYARD_NOT_SUPPORTED if the environment names a set that is unknown or not available here. */
-SWITCHYARD_API switchyard_status switchyard_current_isa(switchyard_isa* isa);
-
-/* Chooses the set of that name for forwards that start after the call, on all threads. SWITCHYARD_INVALID_ARGUMENT if
- * the name is unknown, SWITCHYARD_NOT_SUPPORTED if the set is not available here. */
-SWITCHYARD_API switchyard_status switchyard_set_isa(const char* name);
-
-/* Element types and views. */
-
-typedef int32_t switchyard_dtype;
-enum {
-  SWITCHYARD_DTYPE_F32 = 0,
-  SWITCHYARD_DTYPE_BF16 = 1,
-  SWITCHYARD_DTYPE_F16 = 2,
-  SWITCHYARD_DTYPE_F64 = 3,
-  SWITCHYARD_DTYPE_I8 = 4,
-  SWITCHYARD_DTYPE_U8 = 5,
-  SWITCHYARD_DTYPE_I16 = 6,
-  SWITCHYARD_DTYPE_U16 = 7,
-  SWITCHYARD_DTYPE_I32 = 8,
-  SWITCHYARD_DTYPE_U32 = 9,
-  SWITCHYARD_DTYPE_I64 = 10,
-  SWITCHYARD_DTYPE_U64 = 11,
-  SWITCHYARD_DTYPE_BOOLEAN = 12,
-  SWITCHYARD_DTYPE_F8_E4M3 = 13,
-  SWITCHYARD_DTYPE_F8_E5M2 = 14,
-  SWITCHYARD_DTYPE_F8_E8M0 = 15
-};
-
-/* Bytes of one element; 0 for other numbers. */
-SWITCHYARD_API size_t switchyard_dtype_bytes(switchyard_dtype dtype);
-/* "f32", "bf16", ...; "unknown" for other numbers. Static. */
-SWITCHYARD_API const char* switchyard_dtype_name(switchyard_dtype dtype);
-
-/* Rows [rows, cols] of the caller's memory. stride: distance of two rows in elements, >= cols; 0 stands for cols. */
-typedef struct switchyard_const_matrix {
-  const void* data;
-  switchyard_dtype dtype;
-  int64_t rows;
-  int64_t cols;
-  int64_t stride;
-} switchyard_const_matrix;
-
-/* The same, written to. */
-typedef struct switchyard_matrix {
-  void* data;
-  switchyard_dtype dtype;
-  int64_t rows;
-  int64_t cols;
-  int64_t stride;
-} switchyard_matrix;
-
-/* A weight [out, in], f32, bf16 or f16: element (o, i) is at data + (o * out_stride + i * in_stride) elements. Both
- * strides 0 stand for a dense [out, in]. data NULL: there is no such weight. */
-typedef struct switchyard_weight_view {
-  const void* data;
-  switchyard_dtype dtype;
-  int64_t out_stride;
-  int64_t in_stride;
-} switchyard_weight_view;
-
-/* Threads. */
-
-typedef void (*switchyard_body)(void* data, int worker);
-
-/* Runs work on threads of the host: must call body(data, 0) and may call body(data, w) for other w in [1, workers),
- * each at most once, at the same time or one after the other; returns when all have returned. Must not throw or jump
- * out. */
-typedef void (*switchyard_run)(void* host, int workers, switchyard_body body, void* data);
-
-/* Who does the work; wherever a pointer to it is taken, NULL stands for all zero: the pool with all processors. */
-typedef struct switchyard_threads {
-  uint32_t struct_size;
-  int32_t count;      /* 1..1024; without run, 0 or less: all processors that this process may use */
-  switchyard_run run; /* NULL: the caller's thread and workers of the one pool of this process */
-  void* host;         /* handed to run */
-} switchyard_threads;
-
-/* How many workers these threads are. SWITCHYARD_INVALID_ARGUMENT for a count out of range; SWITCHYARD_OUT_OF_MEMORY if
- * the pool cannot start them. */
-SWITCHYARD_API switchyard_status switchyard_threads_count(const switchyard_threads* threads, int32_t* count);
-
-/* Makes the calls that switchyard_run describes, on these threads. Errors: as switchyard_threads_count. */
-SWITCHYARD_API switchyard_status switchyard_threads_run(const switchyard_threads* threads, switchyard_body body,
-                                                        void* data);
-
-/* Routing. */
-
-typedef int32_t switchyard_score;
-enum {
-  SWITCHYARD_SCORE_SOFTMAX = 0, /* softmax of the logits over all experts */
-  SWITCHYARD_SCORE_SIGMOID = 1  /* 1 / (1 + exp(-logit)) */
-};
-
-enum { SWITCHYARD_MAX_TOPK = 64, SWITCHYARD_MAX_EXPERTS = 65536, SWITCHYARD_MAX_GROUPS = 256 };
-#define SWITCHYARD_MAX_TOKENS (INT64_C(1) << 40)
-
-typedef struct switchyard_router_options {
-  uint32_t struct_size;
-  int32_t topk; /* K: 1..min(E, SWITCHYARD_MAX_TOPK); no default */
-  switchyard_score score;
-  int32_t normalize;           /* 1: divide the K chosen scores by their sum + epsilon */
-  float epsilon;               /* >= 0 */
-  float scale;                 /* multiplies the weights at last; 0: 1 */
-  int32_t groups;              /* 0: none; else 2..SWITCHYARD_MAX_GROUPS equal groups of neighbouring experts */
-  int32_t kept_groups;         /* experts come from this many best groups: 1..groups */
-  int32_t group_best;          /* a group's score is the sum of so many of its largest selections; 0: 1, the maximum */
-  int32_t masked_zero;         /* 1: experts of the other groups have the selection 0, not -inf */
-  const float* selection_bias; /* [E] or NULL: added to the scores to choose by, never in the weights; read during the
-                                  call, a layer keeps a copy that its queries point to */
-} switchyard_router_options;
-
-/* Chooses experts for logits [T,E], f32. Writes expert [T,K] and weight [T,K], the caller's, with K = options->topk:
- * score descending, then expert id ascending; NaN counts as -inf; never a duplicate. A token's bits depend on its own
- * logits alone. SWITCHYARD_INVALID_ARGUMENT for sizes that do not fit, before any work. */
-SWITCHYARD_API switchyard_status switchyard_route_logits(switchyard_const_matrix logits,
-                                                         const switchyard_router_options* options, int32_t* expert,
-                                                         float* weight, const switchyard_threads* threads);
-
 /* Plan. */
-
-/* Memory for a plan or a forward is the caller's, aligned to this. */
-enum { SWITCHYARD_WORKSPACE_ALIGNMENT = 64 };
 
 /* (token, slot) pairs sorted by expert, stable: the rows of one expert stand together, in token then slot order. Slots
  * with expert -1 have no row. The pointers are into the workspace of switchyard_make_plan and hold until its next use.
@@ -245,10 +73,26 @@ SWITCHYARD_API switchyard_status switchyard_make_plan(const int32_t* expert, int
 typedef int32_t switchyard_format; /* what a packed weight is stored as */
 enum { SWITCHYARD_FORMAT_F32 = 0, SWITCHYARD_FORMAT_BF16 = 1 };
 
-typedef int32_t switchyard_activation; /* h = act(gate) * up */
+/* The function between the two GEMMs. g and u are what gate and up give, L is `limit`, a is `alpha`. */
+typedef int32_t switchyard_activation;
 enum {
-  SWITCHYARD_ACTIVATION_SILU = 0 /* act(g) = g / (1 + exp(-g)) */
+  SWITCHYARD_ACTIVATION_SILU = 0,         /* g / (1 + exp(-g)) * u */
+  SWITCHYARD_ACTIVATION_GELU = 1,         /* g * Phi(g) * u, by the error function */
+  SWITCHYARD_ACTIVATION_GELU_TANH = 2,    /* its approximation by tanh */
+  SWITCHYARD_ACTIVATION_RELU = 3,         /* max(g, 0) * u */
+  SWITCHYARD_ACTIVATION_RELU_SQUARED = 4, /* max(g, 0)^2 * u */
+  SWITCHYARD_ACTIVATION_SILU_CLAMPED = 5, /* silu(min(g, L)) * clamp(u, -L, L) */
+  SWITCHYARD_ACTIVATION_SILU_LIMITED = 6, /* min(silu(g), L) * clamp(u, -L, L) */
+  SWITCHYARD_ACTIVATION_SWIGLU_OAI = 7,   /* g' = min(g, L): g' / (1 + exp(-a*g')) * (clamp(u, -L, L) + 1) */
+  SWITCHYARD_ACTIVATION_SOFTCAPPED = 8    /* a*tanh(g/a) / (1 + exp(-g)) * L*tanh(u/L) */
 };
+
+typedef struct switchyard_expert_function {
+  switchyard_activation activation;
+  int32_t ungated; /* 1: there is no gate, u is 1 and g what `up` gives; the first five only */
+  float limit;     /* > 0 where L stands above */
+  float alpha;     /* > 0 where a stands above */
+} switchyard_expert_function;
 
 typedef int32_t switchyard_device;
 enum { SWITCHYARD_DEVICE_CPU = 0, SWITCHYARD_DEVICE_CUDA = 1 };
@@ -261,40 +105,57 @@ SWITCHYARD_API const char* switchyard_format_name(switchyard_format format);
 /* "grouped"; "unknown" for other numbers. Static. */
 SWITCHYARD_API const char* switchyard_path_name(switchyard_path path);
 
-/* One expert. gate and up [F,H], down [H,F]. */
+/* One expert. gate and up [F,H], down [H,F]; biases [F], [F] and [H], no data: none. gate and gate_bias are not looked
+ * at without a gate. */
 typedef struct switchyard_expert_tensors {
   switchyard_weight_view gate;
   switchyard_weight_view up;
   switchyard_weight_view down;
+  switchyard_weight_view gate_bias;
+  switchyard_weight_view up_bias;
+  switchyard_weight_view down_bias;
 } switchyard_expert_tensors;
 
 /* Gives the tensors of an expert, which must stay readable until the next call, or the end of
  * switchyard_layer_create. *tensors is all zero. Any status but SWITCHYARD_OK ends the construction with that status.
  */
-typedef switchyard_status (*switchyard_expert_function)(void* context, int32_t expert,
-                                                        switchyard_expert_tensors* tensors);
+typedef switchyard_status (*switchyard_give_expert)(void* context, int32_t expert, switchyard_expert_tensors* tensors);
 
 /* Everything a layer is made of; read during switchyard_layer_create only. */
 typedef struct switchyard_layer_weights {
   uint32_t struct_size;
-  int32_t experts;                   /* E */
-  int64_t hidden;                    /* H */
-  int64_t ffn;                       /* F */
-  int64_t shared_ffn;                /* 0: no shared expert */
-  switchyard_expert_function expert; /* called once per expert, ascending */
+  int32_t experts;               /* E */
+  int64_t hidden;                /* H */
+  int64_t ffn;                   /* F */
+  int64_t shared_ffn;            /* 0: no shared expert */
+  switchyard_give_expert expert; /* called once per expert, ascending */
   void* expert_context;
-  switchyard_weight_view router;      /* [E,H]; no data: only forwards with a given routing */
+  switchyard_expert_function function; /* of the routed experts */
+  switchyard_expert_function shared_function;
+  switchyard_weight_view router;      /* [E + Z,H]; no data: only forwards with a given routing */
   switchyard_expert_tensors shared;   /* [shared_ffn,H] and [H,shared_ffn] */
-  switchyard_weight_view shared_gate; /* [1,H]: shared expert times sigmoid(x.gate); no data: plain sum */
-  switchyard_activation activation;
-  int32_t reserved; /* 0 */
+  switchyard_weight_view shared_gate; /* [1,H]: shared expert times sigmoid(x.gate); no data: times shared_scale */
+  float shared_scale;                 /* 0: 1 */
+  int32_t identity_experts;           /* Z more ids, E..E+Z-1, that stand for the token itself: y += weight * x */
+  int32_t weight_on_input;            /* 1: the weight multiplies the expert's input, not its output */
+  int32_t reserved;                   /* 0 */
+  switchyard_weight_view output_bias; /* [H], added last; no data: none */
+  /* The experts work in `latent` dimensions between two linear maps; shared expert and router see x. 0: they work in
+   * H. Biases without data: none. */
+  int64_t latent;
+  switchyard_weight_view latent_in;       /* [latent,H] */
+  switchyard_weight_view latent_out;      /* [H,latent] */
+  switchyard_weight_view latent_in_bias;  /* [latent] */
+  switchyard_weight_view latent_out_bias; /* [H] */
 } switchyard_layer_weights;
 
 typedef struct switchyard_layer_options {
   uint32_t struct_size;
-  switchyard_format format;          /* what expert weights are packed to */
-  switchyard_dtype activations;      /* what the experts multiply: f32; bf16 needs SWITCHYARD_FORMAT_BF16 */
-  switchyard_device device;          /* cuda: SWITCHYARD_NOT_SUPPORTED in a build without it */
+  switchyard_format format;     /* what expert weights are packed to */
+  switchyard_dtype activations; /* what the experts multiply: f32; bf16 needs SWITCHYARD_FORMAT_BF16 */
+  switchyard_device device;     /* cuda: SWITCHYARD_NOT_SUPPORTED in a build without it */
+  switchyard_dtype router;      /* what the router's GEMM gives: f32, or bf16, to which its operands are rounded too */
+  int32_t reserved;             /* 0 */
   const switchyard_threads* threads; /* of the packing and of every forward */
 } switchyard_layer_options;
 
@@ -346,6 +207,7 @@ typedef struct switchyard_forward_result {
  * any work. */
 SWITCHYARD_API switchyard_status switchyard_layer_forward(const switchyard_layer* layer, switchyard_const_matrix x,
                                                           switchyard_matrix y, void* workspace, size_t workspace_bytes,
+                                                          const switchyard_route_inputs* inputs,
                                                           switchyard_forward_result* result);
 
 /* The same with the caller's expert [T,topk] (-1: slot off, its weight is not looked at) and weight [T,topk];

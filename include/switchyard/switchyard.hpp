@@ -1,6 +1,8 @@
 // The whole library.
 #pragma once
 
+#include "switchyard/activation.hpp"
+#include "switchyard/balance.hpp"
 #include "switchyard/cpu.hpp"
 #include "switchyard/error.hpp"
 #include "switchyard/experts.hpp"

@@ -15,11 +15,6 @@
 namespace switchyard::capi {
 namespace {
 
-template <class Enum>
-constexpr bool same(Enum value, int number) {
-  return static_cast<int>(value) == number;
-}
-
 static_assert(same(Code::ok, SWITCHYARD_OK) && same(Code::internal, SWITCHYARD_INTERNAL) &&
               same(Code::invalid_argument, SWITCHYARD_INVALID_ARGUMENT) &&
               same(Code::not_supported, SWITCHYARD_NOT_SUPPORTED) && same(Code::io, SWITCHYARD_IO) &&
@@ -108,6 +103,12 @@ void check_unknown_fields(const unsigned char* begin, std::size_t bytes, const c
   }
 }
 
+void check_reserved(std::int32_t found, const char* what) {
+  if (found != 0) {
+    fail(Code::not_supported, "{} is {}, expected 0", what, found);
+  }
+}
+
 DType to_dtype(switchyard_dtype dtype, const char* what) {
   if (!is_dtype(dtype)) {
     fail(Code::invalid_argument, "{} has dtype {}, expected 0..{}", what, dtype,
@@ -126,6 +127,11 @@ Matrix to_matrix(const switchyard_matrix& matrix, const char* what) {
   Matrix result(matrix.data, to_dtype(matrix.dtype, what), matrix.rows, matrix.cols);
   result.stride = matrix.stride == 0 ? matrix.cols : matrix.stride;
   return result;
+}
+
+WeightView to_view(const switchyard_weight_view& view, std::int64_t in, const char* what) {
+  const bool dense = view.out_stride == 0 && view.in_stride == 0;
+  return {view.data, to_dtype(view.dtype, what), dense ? in : view.out_stride, dense ? 1 : view.in_stride};
 }
 
 Threads to_threads(const switchyard_threads* threads) {

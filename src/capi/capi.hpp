@@ -14,6 +14,12 @@
 
 namespace switchyard::capi {
 
+// For the assertions that pin numbers.
+template <class Enum>
+constexpr bool same(Enum value, int number) {
+  return static_cast<int>(value) == number;
+}
+
 // The status of the exception in flight, its message kept for switchyard_last_error.
 switchyard_status keep_current_exception() noexcept;
 
@@ -76,12 +82,18 @@ void write_result(T* argument, T value) noexcept {
   *argument = value;
 }
 
+// A field that has no meaning yet.
+void check_reserved(std::int32_t found, const char* what);
+
 DType to_dtype(switchyard_dtype dtype, const char* what);
 ConstMatrix to_matrix(const switchyard_const_matrix& matrix, const char* what);
 Matrix to_matrix(const switchyard_matrix& matrix, const char* what);
+// Both strides 0 stand for a dense [out, in].
+WeightView to_view(const switchyard_weight_view& view, std::int64_t in, const char* what);
 Threads to_threads(const switchyard_threads* threads);
 RouterOptions to_router(const switchyard_router_options* options);
 switchyard_router_options from_router(const RouterOptions& options);
+RouteInputs to_inputs(const switchyard_route_inputs* inputs);
 
 // A layer's handle; model.layer makes one too.
 switchyard_layer* new_layer(Layer layer, const switchyard_layer_options& options);

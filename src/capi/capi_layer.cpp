@@ -1,4 +1,4 @@
-// Routing, plan, layer and probe of the C API.
+// Plan, layer and probe of the C API.
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -16,31 +16,35 @@ struct switchyard_layer {
 namespace switchyard::capi {
 namespace {
 
-static_assert(static_cast<int>(Format::f32) == SWITCHYARD_FORMAT_F32 &&
-              static_cast<int>(Format::bf16) == SWITCHYARD_FORMAT_BF16);
-static_assert(static_cast<int>(Activation::silu) == SWITCHYARD_ACTIVATION_SILU);
-static_assert(static_cast<int>(Device::cpu) == SWITCHYARD_DEVICE_CPU &&
-              static_cast<int>(Device::cuda) == SWITCHYARD_DEVICE_CUDA);
-static_assert(static_cast<int>(Path::grouped) == SWITCHYARD_PATH_GROUPED);
-static_assert(static_cast<int>(Score::softmax) == SWITCHYARD_SCORE_SOFTMAX);
-static_assert(static_cast<int>(Score::sigmoid) == SWITCHYARD_SCORE_SIGMOID);
-static_assert(kMaxTopk == SWITCHYARD_MAX_TOPK && kMaxExperts == SWITCHYARD_MAX_EXPERTS &&
-              kMaxTokens == SWITCHYARD_MAX_TOKENS && kWorkspaceAlignment == SWITCHYARD_WORKSPACE_ALIGNMENT);
+static_assert(same(Format::f32, SWITCHYARD_FORMAT_F32) && same(Format::bf16, SWITCHYARD_FORMAT_BF16));
+static_assert(same(Activation::silu, SWITCHYARD_ACTIVATION_SILU) &&
+              same(Activation::gelu, SWITCHYARD_ACTIVATION_GELU) &&
+              same(Activation::gelu_tanh, SWITCHYARD_ACTIVATION_GELU_TANH) &&
+              same(Activation::relu, SWITCHYARD_ACTIVATION_RELU) &&
+              same(Activation::relu_squared, SWITCHYARD_ACTIVATION_RELU_SQUARED) &&
+              same(Activation::silu_clamped, SWITCHYARD_ACTIVATION_SILU_CLAMPED) &&
+              same(Activation::silu_limited, SWITCHYARD_ACTIVATION_SILU_LIMITED) &&
+              same(Activation::swiglu_oai, SWITCHYARD_ACTIVATION_SWIGLU_OAI) &&
+              same(Activation::softcapped, SWITCHYARD_ACTIVATION_SOFTCAPPED));
+static_assert(same(Device::cpu, SWITCHYARD_DEVICE_CPU) && same(Device::cuda, SWITCHYARD_DEVICE_CUDA));
+static_assert(same(Path::grouped, SWITCHYARD_PATH_GROUPED));
+static_assert(kWorkspaceAlignment == SWITCHYARD_WORKSPACE_ALIGNMENT);
 
 // The first version of the structs that may grow: 64-bit, nothing unused at the end that a new field could fall into.
-static_assert(sizeof(switchyard_threads) == 24 && sizeof(switchyard_router_options) == 48 &&
-              sizeof(switchyard_plan) == 56 && sizeof(switchyard_layer_weights) == 216 &&
-              sizeof(switchyard_layer_options) == 24 && sizeof(switchyard_forward_result) == 40 &&
-              sizeof(switchyard_model_info) == 64 && sizeof(switchyard_roofline) == 56);
-
-WeightView to_view(const switchyard_weight_view& view, std::int64_t in, const char* what) {
-  const bool dense = view.out_stride == 0 && view.in_stride == 0;
-  return {view.data, to_dtype(view.dtype, what), dense ? in : view.out_stride, dense ? 1 : view.in_stride};
-}
+static_assert(sizeof(switchyard_threads) == 24 && sizeof(switchyard_plan) == 56 &&
+              sizeof(switchyard_layer_weights) == 520 && sizeof(switchyard_layer_options) == 32 &&
+              sizeof(switchyard_forward_result) == 40 && sizeof(switchyard_model_info) == 64 &&
+              sizeof(switchyard_roofline) == 56);
 
 ExpertTensors to_tensors(const switchyard_expert_tensors& tensors, std::int64_t hidden, std::int64_t ffn) {
-  return {to_view(tensors.gate, hidden, "layer_create: gate"), to_view(tensors.up, hidden, "layer_create: up"),
-          to_view(tensors.down, ffn, "layer_create: down")};
+  return {
+      to_view(tensors.gate, hidden, "layer_create: gate"),  to_view(tensors.up, hidden, "layer_create: up"),
+      to_view(tensors.down, ffn, "layer_create: down"),     to_view(tensors.gate_bias, 1, "layer_create: gate_bias"),
+      to_view(tensors.up_bias, 1, "layer_create: up_bias"), to_view(tensors.down_bias, 1, "layer_create: down_bias")};
+}
+
+ExpertFunction to_function(const switchyard_expert_function& from) {
+  return {static_cast<Activation>(from.activation), from.ungated == 0, from.limit, from.alpha};
 }
 
 // A status of the caller's function becomes the status of the call.
@@ -55,22 +59,30 @@ void check_expert_status(switchyard_status status, std::int32_t expert) {
 }
 
 LayerWeights to_weights(const switchyard_layer_weights& from) {
-  if (from.reserved != 0) {
-    fail(Code::not_supported, "layer_create: weights.reserved is {}, expected 0", from.reserved);
-  }
+  check_reserved(from.reserved, "layer_create: weights.reserved");
   LayerWeights weights;
   weights.experts = from.experts;
   weights.hidden = from.hidden;
   weights.ffn = from.ffn;
-  weights.function.activation = static_cast<Activation>(from.activation);
+  weights.function = to_function(from.function);
   weights.router = to_view(from.router, from.hidden, "layer_create: router");
   weights.shared_ffn = from.shared_ffn;
   weights.shared = to_tensors(from.shared, from.hidden, from.shared_ffn);
+  weights.shared_function = to_function(from.shared_function);
   weights.shared_gate = to_view(from.shared_gate, from.hidden, "layer_create: shared_gate");
+  weights.shared_scale = from.shared_scale == 0.0F ? 1.0F : from.shared_scale;
+  weights.identity_experts = from.identity_experts;
+  weights.weight_on_input = from.weight_on_input != 0;
+  weights.output_bias = to_view(from.output_bias, 1, "layer_create: output_bias");
+  weights.latent = from.latent;
+  weights.latent_in = to_view(from.latent_in, from.hidden, "layer_create: latent_in");
+  weights.latent_out = to_view(from.latent_out, from.latent, "layer_create: latent_out");
+  weights.latent_in_bias = to_view(from.latent_in_bias, 1, "layer_create: latent_in_bias");
+  weights.latent_out_bias = to_view(from.latent_out_bias, 1, "layer_create: latent_out_bias");
   weights.expert = [function = &given(from.expert, "layer_create: weights.expert"), &from](std::int32_t expert) {
     switchyard_expert_tensors tensors{};
     check_expert_status(function(from.expert_context, expert, &tensors), expert);
-    return to_tensors(tensors, from.hidden, from.ffn);
+    return to_tensors(tensors, from.latent == 0 ? from.hidden : from.latent, from.ffn);
   };
   return weights;
 }
@@ -100,48 +112,16 @@ switchyard_status forward(switchyard_forward_result* result, Run&& run) {
 
 }  // namespace
 
-RouterOptions to_router(const switchyard_router_options* options) {
-  if (options == nullptr) {
-    return {};
-  }
-  const switchyard_router_options from = read_struct(options, "router: options");
-  RouterOptions result;
-  result.topk = from.topk;
-  result.score = static_cast<Score>(from.score);
-  result.normalize = static_cast<Normalize>(from.normalize);
-  result.epsilon = from.epsilon;
-  result.scale = from.scale == 0.0F ? 1.0F : from.scale;
-  result.groups = from.groups;
-  result.kept_groups = from.kept_groups;
-  result.group_best = from.group_best == 0 ? 1 : from.group_best;
-  result.masked_zero = from.masked_zero != 0;
-  result.selection_bias = {from.selection_bias, DType::f32};
-  return result;
-}
-
-switchyard_router_options from_router(const RouterOptions& options) {
-  switchyard_router_options result{};
-  result.topk = options.topk;
-  result.score = static_cast<switchyard_score>(options.score);
-  result.normalize = static_cast<std::int32_t>(options.normalize);
-  result.epsilon = options.epsilon;
-  result.scale = options.scale;
-  result.groups = options.groups;
-  result.kept_groups = options.kept_groups;
-  result.group_best = options.group_best;
-  result.masked_zero = options.masked_zero ? 1 : 0;
-  result.selection_bias = static_cast<const float*>(options.selection_bias.data);
-  return result;
-}
-
 LayerOptions to_layer_options(const switchyard_layer_options& from) {
   if (from.device != SWITCHYARD_DEVICE_CPU && from.device != SWITCHYARD_DEVICE_CUDA) {
     fail(Code::invalid_argument, "layer: found device {}, expected cpu (0) or cuda (1)", from.device);
   }
+  check_reserved(from.reserved, "layer: options.reserved");
   LayerOptions options;
   options.format = static_cast<Format>(from.format);
   options.activations = to_dtype(from.activations, "layer: options.activations");
   options.device = static_cast<Device>(from.device);
+  options.router = to_dtype(from.router, "layer: options.router");
   options.threads = to_threads(from.threads);
   return options;
 }
@@ -157,15 +137,6 @@ switchyard_layer* new_layer(Layer layer, const switchyard_layer_options& options
 
 using namespace switchyard;
 using namespace switchyard::capi;
-
-switchyard_status switchyard_route_logits(switchyard_const_matrix logits, const switchyard_router_options* options,
-                                          int32_t* expert, float* weight, const switchyard_threads* threads) {
-  return guard([&] {
-    const RouterOptions router = to_router(&given(options, "route_logits: options"));
-    route_logits(to_matrix(logits, "route_logits: logits"), router, {logits.rows, router.topk, expert, weight},
-                 to_threads(threads));
-  });
-}
 
 switchyard_status switchyard_plan_bytes(int64_t tokens, int32_t topk, int32_t experts,
                                         const switchyard_threads* threads, size_t* bytes) {
@@ -239,6 +210,7 @@ switchyard_status switchyard_layer_get_options(const switchyard_layer* layer, sw
     result.format = static_cast<switchyard_format>(from.format);
     result.activations = static_cast<switchyard_dtype>(from.activations);
     result.device = static_cast<switchyard_device>(from.device);
+    result.router = static_cast<switchyard_dtype>(from.router);
     result.threads = &layer->threads;
     write_result(options, result);
   });
@@ -261,11 +233,11 @@ switchyard_status switchyard_layer_workspace_bytes_routed(const switchyard_layer
 
 switchyard_status switchyard_layer_forward(const switchyard_layer* layer, switchyard_const_matrix x,
                                            switchyard_matrix y, void* workspace, size_t workspace_bytes,
-                                           switchyard_forward_result* result) {
+                                           const switchyard_route_inputs* inputs, switchyard_forward_result* result) {
   return forward(result, [&] {
     const Layer& made = given(layer, "layer_forward: layer").layer;
     return made.forward(to_matrix(x, "layer_forward: x"), to_matrix(y, "layer_forward: y"),
-                        Workspace(workspace, workspace_bytes));
+                        Workspace(workspace, workspace_bytes), to_inputs(inputs));
   });
 }
 

@@ -42,6 +42,18 @@ Config Config::nested(const char* key) const {
   return Config(*value, file_, prefix_ + key + ".");
 }
 
+bool Config::is_null(const char* key) const {
+  const json* value = look_up(key);
+  return value != nullptr && value->is_null();
+}
+
+const char* Config::present(const Keys& keys) const {
+  for (const char* key : keys) {
+    if (key != nullptr && has(key)) return key;
+  }
+  return nullptr;
+}
+
 std::string Config::text(const char* key) const {
   const json* value = find(key);
   if (value == nullptr) refuse(key, "absent", "a string");
@@ -77,6 +89,18 @@ std::int64_t Config::integer(const Keys& keys, std::int64_t min, std::int64_t ma
 
 std::int64_t Config::integer_or(const char* key, std::int64_t min, std::int64_t max, std::int64_t otherwise) const {
   return has(key) ? integer({key}, min, max) : otherwise;
+}
+
+std::int64_t Config::integer_or_equal_ones(const Keys& keys, std::int64_t min, std::int64_t max) const {
+  const char* key = present(keys);
+  if (key == nullptr || !is_list(key)) return integer(keys, min, max);
+  const std::vector<std::int64_t> numbers = integers(key, min, max);
+  for (const std::int64_t number : numbers) {
+    if (number != numbers.front())
+      refuse(key, fmt::format("a list with {} and {}", numbers.front(), number), "one value");
+  }
+  if (numbers.empty()) refuse(key, "an empty list", range(min, max));
+  return numbers.front();
 }
 
 bool Config::flag_or(const char* key, bool otherwise) const {
@@ -120,13 +144,50 @@ std::vector<std::string> Config::texts(const char* key) const {
   return result;
 }
 
+bool Config::is_list(const char* key) const {
+  const json* value = find(key);
+  return value != nullptr && value->is_array();
+}
+
+bool Config::is_text(const char* key) const {
+  const json* value = find(key);
+  return value != nullptr && value->is_string();
+}
+
+std::vector<float> Config::limits(const char* key) const {
+  constexpr std::string_view kExpected = "an array of numbers from 0 that float holds";
+  std::vector<float> result;
+  const json* array = find_array(key, kExpected);
+  if (array == nullptr) return result;
+  for (const json& value : *array) {
+    const float limit = value.is_number() ? value.get<float>() : 0.0F;
+    if ((!value.is_number() && !value.is_null()) || !std::isfinite(limit) || limit < 0) {
+      refuse(key, "an array with " + printable_value(value), kExpected);
+    }
+    result.push_back(limit);
+  }
+  return result;
+}
+
 void Config::refuse(const char* key, const std::string& value, std::string_view expected) const {
   fail(Code::bad_data, "config: {}: {}{} is {}, expected {}", file_, prefix_, key, value, expected);
 }
 
+const json* Config::look_up(std::string_view key) const {
+  const json* object = &object_;
+  for (auto point = key.find('.'); point != key.npos; point = key.find('.')) {
+    const auto inner = object->find(key.substr(0, point));
+    if (inner == object->end() || !inner->is_object()) return nullptr;
+    object = &*inner;
+    key.remove_prefix(point + 1);
+  }
+  const auto found = object->find(key);
+  return found == object->end() ? nullptr : &*found;
+}
+
 const json* Config::find(const char* key) const {
-  const auto found = object_.find(key);
-  return found == object_.end() || found->is_null() ? nullptr : &*found;
+  const json* value = look_up(key);
+  return value == nullptr || value->is_null() ? nullptr : value;
 }
 
 const json* Config::find_array(const char* key, std::string_view expected) const {

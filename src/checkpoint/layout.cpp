@@ -8,99 +8,186 @@
 namespace switchyard {
 namespace {
 
-std::string expert_name(const std::string& prefix, const char* name, std::int32_t expert) {
-  return prefix + fmt::format(fmt::runtime(name), fmt::arg("expert", expert));
-}
+// In front of a layer's names, in a text model of its own and in the models around it.
+constexpr const char* kPrefixes[] = {
+    "model.layers.{layer}.",
+    "model.language_model.layers.{layer}.",
+    "language_model.model.layers.{layer}.",
+    "layers.{layer}.",
+    "language_model.layers.{layer}.",
+    "thinker.model.layers.{layer}.",
+    "talker.model.layers.{layer}.",
+    "model.llm.layers.{layer}.",
+    "backbone.layers.{layer}.",
+    "transformer.blocks.{layer}.",
+    "language_model.model.blocks.{layer}.",
+};
 
-std::vector<std::int64_t> matrix_shape(const ExpertLayout& layout, const ExpertShape& shape, std::int64_t out,
+enum Part : std::size_t { kGate, kUp, kDown, kGateBias, kUpBias, kDownBias };
+
+bool is_fused(const ExpertLayout& layout) { return layout.up == nullptr; }
+
+std::vector<std::int64_t> matrix_shape(const ExpertPlace& place, Orientation orientation, std::int64_t out,
                                        std::int64_t in) {
-  if (layout.orientation == Orientation::in_out) std::swap(out, in);
-  if (is_per_expert(layout)) return {out, in};
-  return {shape.experts, out, in};
+  if (orientation == Orientation::in_out) std::swap(out, in);
+  switch (place.layout->storage) {
+    case Storage::single:
+      return {out, in};
+    case Storage::stacked:
+      return {place.shape.experts, out, in};
+    case Storage::flattened:
+      break;
+  }
+  return {place.shape.experts * out, in};
 }
 
 // [out,in] at `data`, whichever of the two is stored first.
-WeightView matrix_view(const ExpertLayout& layout, const std::byte* data, DType dtype, std::int64_t out,
-                       std::int64_t in) {
-  if (layout.orientation == Orientation::in_out) return {data, dtype, 1, out};
+WeightView matrix_view(Orientation orientation, const std::byte* data, DType dtype, std::int64_t out, std::int64_t in) {
+  if (orientation == Orientation::in_out) return {data, dtype, 1, out};
   return {data, dtype, in, 1};
 }
 
 // Rows first, first + step, ... of a matrix.
 WeightView every(WeightView view, std::int64_t first, std::int64_t step) {
+  if (view.data == nullptr) return view;
   const auto offset = static_cast<std::size_t>(first * view.out_stride) * dtype_bytes(view.dtype);
   view.data = static_cast<const std::byte*>(view.data) + offset;
   view.out_stride *= step;
   return view;
 }
 
+// How much of the layer is there.
+int score(const TensorFile& file, const ModelConfig& config, const PlaceChoice& choice, std::int32_t layer) {
+  int score = 0;
+  const auto count = [&](const ExpertPlace& place) {
+    for (const NamedShape& wanted : expert_names(place, 0)) {
+      const Tensor* tensor = wanted.name.empty() ? nullptr : file.find(wanted.name);
+      if (tensor != nullptr) score += tensor->shape == wanted.shape ? 2 : 1;
+    }
+  };
+  count(routed_place(config, choice, layer));
+  if (score == 0) return 0;  // the rest may be named alike elsewhere
+  if (config.shared_ffn > 0) count(shared_place(config, choice, layer));
+  if (file.find(choice.name(choice.place->router, layer)) != nullptr) ++score;
+  if (config.selection_bias && file.find(choice.name(choice.place->selection_bias, layer)) != nullptr) ++score;
+  return score;
+}
+
 }  // namespace
 
-std::string layer_prefix(const char* prefix, std::int32_t layer) {
+std::string PlaceChoice::layer_name(std::int32_t layer) const {
   return fmt::format(fmt::runtime(prefix), fmt::arg("layer", layer));
 }
 
-bool is_per_expert(const ExpertLayout& layout) noexcept {
-  return std::string_view(layout.gate).find("{expert}") != std::string_view::npos;
+std::string PlaceChoice::name(const char* pattern, std::int32_t layer, std::int32_t expert) const {
+  return layer_name(layer) +
+         fmt::format(fmt::runtime(pattern), fmt::arg("block", place->block), fmt::arg("expert", expert));
 }
 
-LayoutChoice choose_layout(const TensorFile& file, const Family& family, const ExpertShape& shape, std::int32_t layer) {
-  LayoutChoice best;
+std::string bias_name(std::string weight) {
+  constexpr std::string_view kWeight = "weight";
+  return weight.replace(weight.size() - kWeight.size(), kWeight.size(), "bias");
+}
+
+PlaceChoice choose_place(const TensorFile& file, const ModelConfig& config, std::int32_t layer) {
+  PlaceChoice best;
   int best_score = 0;
-  for (const char* prefix : family.prefixes) {
-    for (const ExpertLayout& layout : family.layouts) {
-      if (prefix == nullptr || layout.gate == nullptr) continue;
-      const std::string place = layer_prefix(prefix, layer);
-      int score = file.find(place + layout.router) != nullptr ? 1 : 0;
-      for (const NamedShape& wanted : expert_names(layout, place, shape, 0)) {
-        const Tensor* tensor = file.find(wanted.name);
-        if (tensor != nullptr) score += tensor->shape == wanted.shape ? 2 : 1;
-      }
-      if (score > best_score) {
-        best_score = score;
-        best = {&layout, prefix};
+  for (const char* prefix : kPrefixes) {
+    for (const Place& place : config.family->places) {
+      if (place.experts == nullptr) continue;
+      const PlaceChoice choice{&place, prefix};
+      const int found = score(file, config, choice, layer);
+      if (found > best_score) {
+        best_score = found;
+        best = choice;
       }
     }
   }
   return best;
 }
 
-std::vector<NamedShape> expert_names(const ExpertLayout& layout, const std::string& prefix, const ExpertShape& shape,
-                                     std::int32_t expert) {
-  std::vector<NamedShape> names;
-  const std::int64_t gate_rows = layout.up == nullptr ? 2 * shape.ffn : shape.ffn;
-  names.push_back({expert_name(prefix, layout.gate, expert), matrix_shape(layout, shape, gate_rows, shape.hidden)});
-  if (layout.up != nullptr) {
-    names.push_back({expert_name(prefix, layout.up, expert), matrix_shape(layout, shape, shape.ffn, shape.hidden)});
+std::vector<std::string> possible_names(const ModelConfig& config, std::int32_t layer) {
+  std::vector<std::string> names;
+  for (const Place& place : config.family->places) {
+    if (place.experts == nullptr) continue;
+    const PlaceChoice choice{&place, kPrefixes[0]};
+    names.push_back(choice.name(place.experts->gate == nullptr ? place.experts->up : place.experts->gate, layer));
   }
-  names.push_back({expert_name(prefix, layout.down, expert), matrix_shape(layout, shape, shape.hidden, shape.ffn)});
   return names;
 }
 
-std::vector<std::span<const std::byte>> expert_slices(const ExpertLayout& layout, const ExpertShape& shape,
-                                                      std::span<const Tensor* const> tensors, std::int32_t expert) {
-  std::vector<std::span<const std::byte>> slices;
-  for (const Tensor* tensor : tensors) {
-    const std::span<const std::byte> all(tensor->data, tensor->bytes);
-    const std::size_t bytes = tensor->bytes / static_cast<std::size_t>(shape.experts);
-    slices.push_back(is_per_expert(layout) ? all : all.subspan(static_cast<std::size_t>(expert) * bytes, bytes));
-  }
-  return slices;
+ExpertPlace routed_place(const ModelConfig& config, const PlaceChoice& choice, std::int32_t layer) {
+  const std::int64_t hidden = config.latent > 0 ? config.latent : config.hidden;
+  return {choice.place->experts, choice, layer, {config.experts, hidden, config.ffn, config.function(layer)}, false};
 }
 
-ExpertTensors expert_views(const ExpertLayout& layout, const ExpertShape& shape, std::span<const Tensor* const> tensors,
-                           std::int32_t expert) {
-  const auto slices = expert_slices(layout, shape, tensors, expert);
-  const auto view = [&](std::size_t i, std::int64_t out, std::int64_t in) {
-    return matrix_view(layout, slices[i].data(), tensors[i]->dtype, out, in);
+ExpertPlace shared_place(const ModelConfig& config, const PlaceChoice& choice, std::int32_t layer) {
+  return {choice.place->shared,
+          choice,
+          layer,
+          {1, config.hidden, config.shared_ffn, config.shared_function(layer)},
+          config.biases};
+}
+
+ExpertNames expert_names(const ExpertPlace& place, std::int32_t expert) {
+  const ExpertLayout& layout = *place.layout;
+  const std::int64_t hidden = place.shape.hidden;
+  const std::int64_t ffn = place.shape.ffn;
+  const std::int64_t gate_rows = is_fused(layout) ? 2 * ffn : ffn;
+  ExpertNames names;
+  const auto add = [&](Part part, const char* pattern, Orientation orientation, std::int64_t out, std::int64_t in) {
+    if (pattern == nullptr) return;
+    names[part] = {place.choice.name(pattern, place.layer, expert), matrix_shape(place, orientation, out, in)};
   };
-  if (layout.up != nullptr) {
-    return {view(0, shape.ffn, shape.hidden), view(1, shape.ffn, shape.hidden), view(2, shape.hidden, shape.ffn)};
+  add(kGate, layout.gate, layout.orientation, gate_rows, hidden);
+  add(kUp, layout.up, layout.orientation, ffn, hidden);
+  add(kDown, layout.down, layout.down_orientation, hidden, ffn);
+  const auto add_bias = [&](Part part, const char* pattern, std::int64_t size) {
+    const std::string& weight = names[part - kGateBias].name;
+    if (pattern == nullptr && (!place.named_biases || weight.empty())) return;
+    const bool stacked = layout.storage != Storage::single;
+    names[part].name = pattern != nullptr ? place.choice.name(pattern, place.layer, expert) : bias_name(weight);
+    names[part].shape = stacked ? std::vector{std::int64_t{place.shape.experts}, size} : std::vector{size};
+  };
+  add_bias(kGateBias, layout.gate_bias, gate_rows);
+  add_bias(kUpBias, layout.up_bias, ffn);
+  add_bias(kDownBias, layout.down_bias, hidden);
+  return names;
+}
+
+std::span<const std::byte> expert_slice(const ExpertPlace& place, const Tensor& tensor, std::int32_t expert) {
+  const std::span<const std::byte> all(tensor.data, tensor.bytes);
+  if (place.layout->storage == Storage::single) return all;
+  const auto held = place.layout->storage == Storage::stacked ? tensor.shape[0] : place.shape.experts;
+  const std::size_t bytes = tensor.bytes / static_cast<std::size_t>(held);
+  return all.subspan(static_cast<std::size_t>(expert) * bytes, bytes);
+}
+
+ExpertTensors expert_views(const ExpertPlace& place, const ExpertFiles& tensors, std::int32_t expert) {
+  const ExpertLayout& layout = *place.layout;
+  const std::int64_t hidden = place.shape.hidden;
+  const std::int64_t ffn = place.shape.ffn;
+  const auto matrix = [&](Part part, Orientation orientation, std::int64_t out, std::int64_t in) {
+    if (tensors[part] == nullptr) return WeightView{};
+    return matrix_view(orientation, expert_slice(place, *tensors[part], expert).data(), tensors[part]->dtype, out, in);
+  };
+  const auto bias = [&](Part part) { return matrix(part, Orientation::out_in, 0, 1); };
+  const WeightView down = matrix(kDown, layout.down_orientation, hidden, ffn);
+  if (!is_fused(layout)) {
+    return {matrix(kGate, layout.orientation, ffn, hidden),
+            matrix(kUp, layout.orientation, ffn, hidden),
+            down,
+            bias(kGateBias),
+            bias(kUpBias),
+            bias(kDownBias)};
   }
-  const WeightView both = view(0, 2 * shape.ffn, shape.hidden);
+  const WeightView both = matrix(kGate, layout.orientation, 2 * ffn, hidden);
+  const WeightView both_biases = bias(kGateBias);
   const bool interleaved = layout.fusion == Fusion::interleaved;
-  return {every(both, 0, interleaved ? 2 : 1), every(both, interleaved ? 1 : shape.ffn, interleaved ? 2 : 1),
-          view(1, shape.hidden, shape.ffn)};
+  const std::int64_t up = interleaved ? 1 : ffn;
+  const std::int64_t step = interleaved ? 2 : 1;
+  return {every(both, 0, step),        every(both, up, step),        down,
+          every(both_biases, 0, step), every(both_biases, up, step), bias(kDownBias)};
 }
 
 }  // namespace switchyard

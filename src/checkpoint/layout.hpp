@@ -1,48 +1,68 @@
-// Where the experts of one layer stand in a checkpoint.
+// Where the tensors of one layer stand in a checkpoint.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "checkpoint/families.hpp"
+#include "checkpoint/model_config.hpp"
 #include "switchyard/experts.hpp"
 #include "switchyard/tensor_file.hpp"
 
 namespace switchyard {
 
 struct NamedShape {
-  std::string name;
-  std::vector<std::int64_t> shape;
+  std::string name;                 // empty: there is no such tensor
+  std::vector<std::int64_t> shape;  // -1: any
 };
 
-// A layout and the prefix that goes with it, "model.layers.{layer}.".
-struct LayoutChoice {
-  const ExpertLayout* layout = nullptr;
+// A place and the prefix that goes with it, "model.layers.{layer}."; no place: none fits.
+struct PlaceChoice {
+  const Place* place = nullptr;
   const char* prefix = nullptr;
+
+  // What a layer's names begin with.
+  std::string layer_name(std::int32_t layer) const;
+  // A name of the place in full.
+  std::string name(const char* pattern, std::int32_t layer, std::int32_t expert = 0) const;
 };
 
-// The alternative of the family that most of the layer's tensors fit, by name and by shape; no layout if not one does.
-// Orientations have the same names. A single tensor may fit both of them, but gate and up together with down never do.
-LayoutChoice choose_layout(const TensorFile& file, const Family& family, const ExpertShape& shape, std::int32_t layer);
+// "x.weight" → "x.bias"
+std::string bias_name(std::string weight);
 
-// "model.layers.{layer}." and layer 3 → "model.layers.3."
-std::string layer_prefix(const char* prefix, std::int32_t layer);
+// The place of the family that most of the layer's tensors fit, by name and by shape; if not one does, none. Orientations
+// have the same names. A single tensor may fit both of them, but gate and up together with down never do.
+PlaceChoice choose_place(const TensorFile& file, const ModelConfig& config, std::int32_t layer);
 
-bool is_per_expert(const ExpertLayout& layout) noexcept;
+// The names that a layer's experts may have, for messages.
+std::vector<std::string> possible_names(const ModelConfig& config, std::int32_t layer);
 
-// Gate, up (not if fused) and down of an expert; those of all experts together are the same for every `expert`.
-std::vector<NamedShape> expert_names(const ExpertLayout& layout, const std::string& prefix, const ExpertShape& shape,
-                                     std::int32_t expert);
+// The experts of a layer, or its shared expert.
+struct ExpertPlace {
+  const ExpertLayout* layout = nullptr;
+  PlaceChoice choice;
+  std::int32_t layer = 0;
+  ExpertShape shape;
+  bool named_biases = false;  // every weight has a bias, named .bias in place of .weight
+};
+ExpertPlace routed_place(const ModelConfig& config, const PlaceChoice& choice, std::int32_t layer);
+ExpertPlace shared_place(const ModelConfig& config, const PlaceChoice& choice, std::int32_t layer);
 
-// One expert's part of each of those tensors.
-std::vector<std::span<const std::byte>> expert_slices(const ExpertLayout& layout, const ExpertShape& shape,
-                                                      std::span<const Tensor* const> tensors, std::int32_t expert);
+// Gate (with up if they are fused), up, down and their biases.
+inline constexpr std::size_t kExpertParts = 6;
+using ExpertNames = std::array<NamedShape, kExpertParts>;
+using ExpertFiles = std::array<const Tensor*, kExpertParts>;  // null: there is none
 
-// The same as matrices. The tensors have the shapes of expert_names.
-ExpertTensors expert_views(const ExpertLayout& layout, const ExpertShape& shape, std::span<const Tensor* const> tensors,
-                           std::int32_t expert);
+// Those of all experts together are the same for every `expert`.
+ExpertNames expert_names(const ExpertPlace& place, std::int32_t expert);
+
+// One expert's part of a tensor. It has the shape of expert_names, but may hold more experts.
+std::span<const std::byte> expert_slice(const ExpertPlace& place, const Tensor& tensor, std::int32_t expert);
+
+// The same as matrices.
+ExpertTensors expert_views(const ExpertPlace& place, const ExpertFiles& tensors, std::int32_t expert);
 
 }  // namespace switchyard

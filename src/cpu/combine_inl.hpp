@@ -30,30 +30,54 @@ inline void store_out(const CombineArgs& c, std::int64_t token, std::int64_t at,
   }
 }
 
-// Rows and shared rows are padded to whole panels, so they can be read past the hidden size.
-inline void combine_token(const CombineArgs& c, std::int64_t t) {
+// Two times kLanes sums of a token.
+struct Sums {
+  V16 low;
+  V16 high;
+
+  void add(V16 factor, const float* from) {
+    low = V16::fma(factor, V16::load(from), low);
+    high = V16::fma(factor, V16::load(from + kLanes), high);
+  }
+  void add(V16 factor, const CombineArgs& c, std::int64_t token, std::int64_t at) {
+    const void* row = static_cast<const std::byte*>(c.x) + token * c.x_stride * (c.x_type == DType::f32 ? 4 : 2);
+    low = V16::fma(factor, load_some(row, c.x_type, at, c.hidden - at), low);
+    high = V16::fma(factor, load_some(row, c.x_type, at + kLanes, c.hidden - at - kLanes), high);
+  }
+};
+
+inline void add_slots(const CombineArgs& c, std::int64_t t, std::int64_t at, Sums& sums) {
   const std::int64_t* row = c.slot_to_row + t * c.topk;
   const float* weight = c.weight + t * c.topk;
-  const V16 gate = c.gate_logits != nullptr ? sigmoid(V16::set(c.gate_logits[t * c.gate_stride])) : V16::set(1.0F);
+  for (std::int32_t s = 0; s < c.topk; ++s) {
+    if (row[s] >= 0) {
+      sums.add(V16::set(c.weighted_rows ? 1.0F : weight[s]), c.rows + row[s] * c.rows_stride + at);
+    } else if (row[s] == kIdentityRow) {
+      sums.add(V16::set(weight[s]), c, t, at);
+    }
+  }
+}
+
+// All but x and y is padded to whole panels and can be read past the hidden size.
+inline void combine_token(const CombineArgs& c, std::int64_t t) {
+  const V16 one = V16::set(1.0F);
+  const V16 factor =
+      c.gate_logits != nullptr ? sigmoid(V16::set(c.gate_logits[t * c.gate_stride])) : V16::set(c.shared_scale);
   for (std::int64_t at = 0; at < c.hidden; at += 2 * kLanes) {
-    V16 low = V16::set(0.0F);
-    V16 high = V16::set(0.0F);
-    for (std::int32_t s = 0; s < c.topk; ++s) {
-      if (row[s] >= 0) {
-        const float* from = c.rows + row[s] * c.rows_stride + at;
-        const V16 w = V16::set(weight[s]);
-        low = V16::fma(w, V16::load(from), low);
-        high = V16::fma(w, V16::load(from + kLanes), high);
-      }
+    Sums sums{V16::set(0.0F), V16::set(0.0F)};
+    if (c.start != nullptr) {
+      sums.add(one, c.start + t * c.start_stride + at);
     }
+    add_slots(c, t, at, sums);
     if (c.shared != nullptr) {
-      const float* from = c.shared + t * c.shared_stride + at;
-      low = V16::fma(gate, V16::load(from), low);
-      high = V16::fma(gate, V16::load(from + kLanes), high);
+      sums.add(factor, c.shared + t * c.shared_stride + at);
     }
-    store_out(c, t, at, low);
+    if (c.bias != nullptr) {
+      sums.add(one, c.bias + at);
+    }
+    store_out(c, t, at, sums.low);
     if (at + kLanes < c.hidden) {
-      store_out(c, t, at + kLanes, high);
+      store_out(c, t, at + kLanes, sums.high);
     }
   }
 }

@@ -3,14 +3,15 @@
 namespace switchyard {
 namespace {
 
-// exp as in Cephes' expf: 2^n · p(r), x = n ln 2 + r; 0 below −86.6 (the smallest normal results) and inf
-// above 88.7228.
-inline V16 exp(V16 x) {
+// The lowest x whose exp counts: below it results would not be normal, and are 0.
+constexpr float kLowestExp = -86.6F;
+
+// exp(x) = p · 2^n, x = n ln 2 + r, as in Cephes' expf; n + 1.5 · 2^23 in `shifted`.
+inline V16 exp_fraction(V16 x, V16& shifted) {
   const V16 magic = V16::set(12582912.0F);  // 1.5 · 2^23: adding it leaves the nearest integer in the low bits
-  const V16 clamped = V16::min(V16::set(88.7228F), V16::max(V16::set(-86.6F), x));
-  const V16 shifted = V16::fma(clamped, V16::set(1.44269504F), magic);
+  shifted = V16::fma(x, V16::set(1.44269504F), magic);
   const V16 n = V16::sub(shifted, magic);
-  V16 r = V16::fma(n, V16::set(-0.693359375F), clamped);
+  V16 r = V16::fma(n, V16::set(-0.693359375F), x);
   r = V16::fma(n, V16::set(2.12194440e-4F), r);
   V16 p = V16::set(1.9875691500e-4F);
   p = V16::fma(p, r, V16::set(1.3981999507e-3F));
@@ -18,11 +19,29 @@ inline V16 exp(V16 x) {
   p = V16::fma(p, r, V16::set(4.1665795894e-2F));
   p = V16::fma(p, r, V16::set(1.6666665459e-1F));
   p = V16::fma(p, r, V16::set(5.0000001201e-1F));
-  p = V16::fma(p, V16::mul(r, r), V16::add(r, V16::set(1.0F)));
+  p = V16::fma(p, r, V16::set(1.0F));
+  return V16::fma(p, r, V16::set(1.0F));
+}
+
+// inf above 88.7228.
+inline V16 exp(V16 x) {
+  const V16 lowest = V16::set(kLowestExp);
+  V16 shifted;
+  const V16 p = exp_fraction(V16::min(V16::set(88.7228F), V16::max(lowest, x)), shifted);
   const V16 scaled = V16::mul(V16::mul(p, V16::power_below(shifted)), V16::set(2.0F));
-  return V16::choose_less(x, V16::set(-86.6F), V16::set(0.0F),
+  return V16::choose_less(x, lowest, V16::set(0.0F),
                           V16::choose_less(V16::set(88.7228F), x, V16::set(__builtin_inff()), scaled));
 }
+
+// exp of x >= kLowestExp, n <= 127 and no NaN; lower x count as kLowestExp.
+inline V16 exp_bounded(V16 x) {
+  V16 shifted;
+  const V16 p = exp_fraction(V16::max(V16::set(kLowestExp), x), shifted);
+  return V16::times_power(p, shifted);
+}
+
+// exp for x <= 0, no NaN.
+inline V16 exp_nonpositive(V16 x) { return V16::choose_less(x, V16::set(kLowestExp), V16::set(0.0F), exp_bounded(x)); }
 
 inline V16 sigmoid(V16 x) {
   const V16 one = V16::set(1.0F);
@@ -31,26 +50,82 @@ inline V16 sigmoid(V16 x) {
 
 inline V16 silu(V16 x) { return V16::div(x, V16::add(V16::set(1.0F), exp(V16::sub(V16::set(0.0F), x)))); }
 
-// A fixed tree over the virtual lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
-inline float sum_lanes(V16 value) {
-  alignas(64) float lane[kLanes];
-  V16::store(lane, value);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) {
-      lane[i] += lane[i + width];
-    }
-  }
-  return lane[0];
+inline V16 negative(V16 x) { return V16::sub(V16::set(0.0F), x); }
+inline V16 magnitude(V16 x) { return V16::choose_less(x, V16::set(0.0F), negative(x), x); }
+
+// As in Cephes' tanhf.
+inline V16 tanh(V16 x) {
+  const V16 one = V16::set(1.0F);
+  const V16 size = magnitude(x);
+  const V16 square = V16::mul(x, x);
+  V16 p = V16::set(-5.70498872745e-3F);
+  p = V16::fma(p, square, V16::set(2.06390887954e-2F));
+  p = V16::fma(p, square, V16::set(-5.37397155531e-2F));
+  p = V16::fma(p, square, V16::set(1.33314422036e-1F));
+  p = V16::fma(p, square, V16::set(-3.33332819422e-1F));
+  const V16 near_zero = V16::fma(V16::mul(p, square), x, x);
+  const V16 far = V16::sub(one, V16::div(V16::set(2.0F), V16::add(exp(V16::add(size, size)), one)));
+  const V16 with_sign = V16::choose_less(x, V16::set(0.0F), negative(far), far);
+  return V16::choose_less(size, V16::set(0.625F), near_zero, with_sign);
 }
 
-inline float max_lanes(V16 value) {
-  alignas(64) float lane[kLanes];
-  V16::store(lane, value);
-  float largest = lane[0];
-  for (int i = 1; i < kLanes; ++i) {
-    largest = lane[i] > largest ? lane[i] : largest;
+// kLanes elements of f32, bf16 or f16 as f32.
+inline V16 load_elements(const void* from, DType dtype, std::int64_t at) {
+  switch (dtype) {
+    case DType::f32:
+      return V16::load(static_cast<const float*>(from) + at);
+    case DType::bf16:
+      return V16::load_bf16(static_cast<const std::uint16_t*>(from) + at);
+    default:
+      return V16::load_f16(static_cast<const std::uint16_t*>(from) + at);
   }
-  return largest;
+}
+
+// The same with zeros from `count` on.
+inline V16 load_some(const void* from, DType dtype, std::int64_t at, std::int64_t count) {
+  if (count >= kLanes) {
+    return load_elements(from, dtype, at);
+  }
+  if (count <= 0) {
+    return V16::set(0.0F);
+  }
+  if (dtype == DType::f32) {
+    return V16::load_part(static_cast<const float*>(from) + at, count, 0.0F);
+  }
+  alignas(64) std::uint16_t part[kLanes] = {};
+  for (std::int64_t i = 0; i < count; ++i) {
+    part[i] = static_cast<const std::uint16_t*>(from)[at + i];
+  }
+  return load_elements(part, dtype, 0);
+}
+
+inline void store_elements(void* to, DType dtype, std::int64_t at, V16 value) {
+  switch (dtype) {
+    case DType::f32:
+      V16::store(static_cast<float*>(to) + at, value);
+      return;
+    case DType::bf16:
+      V16::store_bf16(static_cast<std::uint16_t*>(to) + at, value);
+      return;
+    default:
+      V16::store_f16(static_cast<std::uint16_t*>(to) + at, value);
+  }
+}
+
+inline void store_some(void* to, DType dtype, std::int64_t at, V16 value, std::int64_t count) {
+  if (count >= kLanes) {
+    store_elements(to, dtype, at, value);
+    return;
+  }
+  alignas(64) float wide[kLanes];
+  store_elements(wide, dtype, 0, value);
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (dtype == DType::f32) {
+      static_cast<float*>(to)[at + i] = wide[i];
+    } else {
+      static_cast<std::uint16_t*>(to)[at + i] = reinterpret_cast<const std::uint16_t*>(wide)[i];
+    }
+  }
 }
 
 }  // namespace

@@ -1,3 +1,5 @@
+#include <cpuid.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -22,13 +24,22 @@ namespace {
 // Best first.
 constexpr std::array<Isa, 5> kKnown{Isa::avx512_bf16, Isa::avx512_vnni, Isa::avx512, Isa::avx2, Isa::plain};
 
+// clang 14 has no __builtin_cpu_supports("f16c"). Its registers are those of AVX.
+bool processor_has_f16c() {
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
 // __builtin_cpu_supports asks CPUID and, for the registers that the operating system must save, XGETBV.
 bool processor_has(Isa isa) {
   switch (isa) {
     case Isa::plain:
       return true;
     case Isa::avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && processor_has_f16c();
     case Isa::avx512:
       return processor_has(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "switchyard/activation.hpp"
 #include "switchyard/cpu.hpp"
 #include "switchyard/route.hpp"
 #include "switchyard/types.hpp"
@@ -38,6 +39,7 @@ struct GemmArgs {
   DType rows_type;
   std::int64_t rows_stride;
   const std::int64_t* row_index;
+  const float* row_scale;  // [row_count], multiplies what row i reads, rounded to the math's type once; or null
   std::int64_t row_count;
   std::int64_t depth;
   // Panels panel_begin .. panel_end of one packed matrix.
@@ -46,11 +48,13 @@ struct GemmArgs {
   std::int64_t panel_begin;
   std::int64_t panel_end;
   std::int64_t padded_depth;
-  // out [row_count, all features padded to the panel]. Gated: act(gate) * up, half as wide, f32 or bf16. Else f32.
+  const float* bias;  // [panels, kPanel], added to the finished sums, or null
+  // Applied to the sums (or null), its fields checked. The panels are gated if it is.
+  const ExpertFunction* function;
+  // out [row_count, all features padded to the panel]; gated: half as wide. f32, or bf16 with a function.
   void* out;
   DType out_type;
   std::int64_t out_stride;
-  bool gated;
   std::byte* scratch;  // gemm_scratch_bytes, aligned to 64
 };
 
@@ -59,30 +63,116 @@ constexpr std::size_t gemm_scratch_bytes(std::int64_t rows, std::int64_t padded_
   return static_cast<std::size_t>(rows * (padded_depth + kPanel)) * sizeof(float);
 }
 
-// Tokens of logits [count, experts] → expert and weight [count, topk]; see switchyard/route.hpp for the rules.
+// What scores for balance losses add to a sum of scores before they divide by it.
+inline constexpr float kAuxEpsilon = 1e-20F;
+// Rows of scratch, each as long as the experts padded to kLanes, for routing and its gradient.
+inline constexpr std::int64_t kRouteRows = 3;
+
+// Whether balance losses see the softmax of the logits.
+constexpr bool has_softmax_aux(Score score) {
+  return score == Score::softmax || score == Score::logit || score == Score::sparsemixer;
+}
+
+// Tokens begin .. end of one sequence; see switchyard/route.hpp for the rules.
 struct RouteArgs {
-  const float* logits;
+  const void* logits;
+  DType logits_type;
   std::int64_t stride;
-  std::int64_t count;
   std::int32_t experts;
   const RouterOptions* options;
-  std::int32_t* expert;
-  float* weight;
+  const float* selection_bias;  // [E] or null
+  const RouteInputs* inputs;
+  const RouteOutputs* outputs;  // those of tokens; sums go to:
+  std::int64_t begin;
+  std::int64_t end;
+  std::int64_t* count;  // [E]; null: not wanted, as the others
+  double* score_sum;    // [E]
+  double* z_sum;
+  std::int64_t* valid_count;
+  float* scratch;  // kRouteRows rows, aligned to 64
 };
 
-// y[t] = Σ_s weight[t,s] · rows[slot_to_row[t,s]] + shared_gate[t] · shared[t], in this order.
+struct RouteBackwardArgs {
+  const void* logits;  // null if chosen logits are enough
+  DType logits_type;
+  std::int64_t stride;
+  std::int32_t experts;
+  const RouterOptions* options;
+  const RouteInputs* inputs;
+  const RouteGradients* gradients;
+  std::int64_t sequence;
+  std::int64_t begin;
+  std::int64_t end;
+  void* dlogits;
+  DType dlogits_type;
+  std::int64_t dlogits_stride;
+  float* scratch;  // as for RouteArgs
+};
+
+// Bins of cutoff − score for experts begin .. begin + kLanes and all tokens.
+struct HistogramArgs {
+  const void* logits;
+  DType logits_type;
+  std::int64_t stride;
+  std::int64_t tokens;
+  std::int32_t experts;
+  const RouterOptions* options;
+  const std::uint8_t* valid;
+  const float* cutoff;
+  std::int64_t begin;
+  std::int32_t bins;
+  float lower;
+  float upper;
+  std::int32_t* histogram;
+};
+
+// In slot_to_row: the slot has no row. An identity expert's slot stands for the token itself.
+inline constexpr std::int64_t kOffRow = -1;
+inline constexpr std::int64_t kIdentityRow = -2;
+
+// y[t] = start[t] + Σ_s weight[t,s] · row(t,s) + shared_factor[t] · shared[t] + bias, in this order; row(t,s) is
+// rows[slot_to_row[t,s]] or x[t].
 struct CombineArgs {
+  const float* start;  // [count, hidden] or null: zeros
+  std::int64_t start_stride;
   const float* rows;
   std::int64_t rows_stride;
-  const std::int64_t* slot_to_row;  // [count, topk], −1: off
+  const std::int64_t* slot_to_row;  // [count, topk], kOffRow or kIdentityRow where there is no row
   const float* weight;              // [count, topk]
+  bool weighted_rows;               // the rows have their weights already; x has not
   std::int32_t topk;
+  const void* x;  // [count, hidden], read for identity experts alone
+  DType x_type;
+  std::int64_t x_stride;
   const float* shared;  // [count, hidden] or null
   std::int64_t shared_stride;
-  const float* gate_logits;  // one per token at gate_stride, sigmoid is applied; null: 1
+  float shared_scale;        // the factor without gate_logits
+  const float* gate_logits;  // one per token at gate_stride, the factor is its sigmoid; or null
   std::int64_t gate_stride;
+  const float* bias;  // [hidden] or null
   std::int64_t count;
   std::int64_t hidden;
+  void* out;
+  DType out_type;
+  std::int64_t out_stride;
+};
+
+// out[m,n] = Σ_k a[m,k] · b[k,n], m < rows <= kAccumulateRows, n < cols <= kAccumulateCols: one FMA chain per element from
+// +0, ascending over k < depth. a[m,k] stands at m · a_row + k · a_step, so a matrix may come transposed. b f32, bf16 or
+// f16, out f32, bf16 or f16, rounded once.
+inline constexpr std::int64_t kAccumulateRows = 48;  // tiles of 6 or of 12 rows
+inline constexpr std::int64_t kAccumulateCols = 4 * kPanel;
+
+struct AccumulateArgs {
+  const float* a;
+  std::int64_t a_row;
+  std::int64_t a_step;
+  const void* b;
+  DType b_type;
+  std::int64_t b_stride;
+  std::int64_t rows;
+  std::int64_t cols;
+  std::int64_t depth;
   void* out;
   DType out_type;
   std::int64_t out_stride;
@@ -95,7 +185,10 @@ struct Kernels {
   Isa isa;
   void (*gemm)(const GemmArgs&);
   void (*route)(const RouteArgs&);
+  void (*route_backward)(const RouteBackwardArgs&);
+  void (*histogram)(const HistogramArgs&);
   void (*combine)(const CombineArgs&);
+  void (*accumulate)(const AccumulateArgs&);
   // Adds up f32 at `data`; for measuring bandwidth.
   float (*read)(const float* data, std::int64_t count);
   PeakLoop peak_fma;

@@ -1,4 +1,4 @@
-// AVX2 + FMA.
+// AVX2 + FMA + F16C.
 #include <immintrin.h>
 
 #include "cpu/kernels.hpp"
@@ -32,6 +32,22 @@ struct V {
   static void hold_loads() { asm volatile("" ::: "memory"); }
   static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 };
+
+// For each mask of 8 lanes: the numbers of those that are set, then zeros.
+struct PackTable {
+  alignas(16) std::uint16_t lane[256][8] = {};
+  constexpr PackTable() {
+    for (int mask = 0; mask < 256; ++mask) {
+      int count = 0;
+      for (int i = 0; i < 8; ++i) {
+        if ((mask >> i & 1) != 0) {
+          lane[mask][count++] = static_cast<std::uint16_t>(i);
+        }
+      }
+    }
+  }
+};
+constexpr PackTable kPackTable;
 
 struct V16 {
   __m256 low;
@@ -85,6 +101,58 @@ struct V16 {
   }
   // 2^(n − 1) from n + 1.5 · 2^23.
   static V16 power_below(V16 shifted) { return {power(shifted.low), power(shifted.high)}; }
+  // p · 2^n, of numbers whose product is normal.
+  static V16 times_power(V16 p, V16 shifted) {
+    return {times_power(p.low, shifted.low), times_power(p.high, shifted.high)};
+  }
+  // Lanes as integers from 0: one more where a < b.
+  static V16 count_less(V16 count, V16 a, V16 b) {
+    return {count_less(count.low, a.low, b.low), count_less(count.high, a.high, b.high)};
+  }
+  static V16 choose_count_below(V16 count, std::int32_t end, V16 yes, V16 no) {
+    const __m256i all = _mm256_set1_epi32(end);
+    const __m256i low = _mm256_cmpgt_epi32(all, _mm256_castps_si256(count.low));
+    const __m256i high = _mm256_cmpgt_epi32(all, _mm256_castps_si256(count.high));
+    return {_mm256_blendv_ps(no.low, yes.low, _mm256_castsi256_ps(low)),
+            _mm256_blendv_ps(no.high, yes.high, _mm256_castsi256_ps(high))};
+  }
+  static std::int32_t sum_count(V16 count) {
+    const __m256i eight = _mm256_add_epi32(_mm256_castps_si256(count.low), _mm256_castps_si256(count.high));
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+  }
+  static void store_count(std::int32_t* p, V16 count) { store(reinterpret_cast<float*>(p), count); }
+  // a = mantissa · 2^exponent, mantissa in [1, 2), for positive normal a.
+  static V16 exponent(V16 a) { return {exponent(a.low), exponent(a.high)}; }
+  static V16 mantissa(V16 a) { return {mantissa(a.low), mantissa(a.high)}; }
+  static V16 sqrt(V16 a) { return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
+  // Bit i: lane i of a is at least b's.
+  static std::uint32_t at_least(V16 a, V16 b) {
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_GE_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
+    return static_cast<std::uint32_t>(low | high << 8);
+  }
+  // Writes the numbers of the lanes of a that are at least b's, one after the other, `first` added; there must be room for
+  // all 16. Returns how many they are.
+  static std::int32_t pack_at_least(std::uint16_t* numbers, V16 a, V16 b, std::int32_t first) {
+    const std::int32_t low = pack_at_least(numbers, a.low, b.low, first);
+    return low + pack_at_least(numbers + low, a.high, b.high, first + 8);
+  }
+  // Over all lanes, none of them NaN.
+  static float largest(V16 a) {
+    const __m256 eight = _mm256_max_ps(a.low, a.high);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+  // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+  static float sum(V16 a) {
+    const __m256 eight = _mm256_add_ps(a.low, a.high);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
 
   static V16 load_bf16(const std::uint16_t* p) { return {widen(p), widen(p + 8)}; }
   static V16 round_to_bf16(V16 a) {
@@ -95,11 +163,42 @@ struct V16 {
     const __m256i mixed = _mm256_packus_epi32(round(a.low), round(a.high));  // low 0..3, high 0..3, low 4..7, high 4..7
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(mixed, 0xd8));
   }
+  static V16 load_f16(const std::uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
+  static void store_f16(std::uint16_t* p, V16 a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT));
+  }
 
  private:
   static __m256 power(__m256 shifted) {
     return _mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(126 << 23)));
+  }
+  static __m256 times_power(__m256 p, __m256 shifted) {
+    const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), power));
+  }
+  static __m256 count_less(__m256 count, __m256 a, __m256 b) {
+    const __m256i less = _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ));  // −1 where it holds
+    return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(count), less));
+  }
+  static std::int32_t pack_at_least(std::uint16_t* numbers, __m256 a, __m256 b, std::int32_t first) {
+    const int mask = _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
+    const __m128i lanes = _mm_load_si128(reinterpret_cast<const __m128i*>(kPackTable.lane[mask]));
+    const __m128i packed = _mm_add_epi16(lanes, _mm_set1_epi16(static_cast<std::int16_t>(first)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers), packed);
+    return __builtin_popcount(static_cast<unsigned>(mask));
+  }
+  static __m256 exponent(__m256 a) {
+    const __m256i biased = _mm256_srli_epi32(_mm256_castps_si256(a), 23);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(biased, _mm256_set1_epi32(127)));
+  }
+  static __m256 mantissa(__m256 a) {
+    const __m256i fraction = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffff));
+    return _mm256_castsi256_ps(_mm256_or_si256(fraction, _mm256_set1_epi32(0x3f800000)));
   }
   static __m256 widen(const std::uint16_t* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -129,6 +228,7 @@ struct V16 {
 namespace switchyard {
 
 extern const Kernels kKernelsAvx2;
-const Kernels kKernelsAvx2{Isa::avx2, gemm, route, combine, read, peak_fma, nullptr, nullptr};
+const Kernels kKernelsAvx2{Isa::avx2,  gemm, route,    route_backward, histogram, combine,
+                           accumulate, read, peak_fma, nullptr,        nullptr};
 
 }  // namespace switchyard

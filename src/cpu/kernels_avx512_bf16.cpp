@@ -40,7 +40,7 @@ double peak_bf16(std::int64_t iterations, float* sink) {
     }
   }
   for (const __m512& chain : sum) {
-    sink[1] += sum_lanes({chain});
+    sink[1] += V16::sum({chain});
   }
   return 2.0 * 2 * kLanes * kChains * static_cast<double>(iterations);
 }
@@ -48,6 +48,7 @@ double peak_bf16(std::int64_t iterations, float* sink) {
 }  // namespace
 
 extern const Kernels kKernelsAvx512Bf16;
-const Kernels kKernelsAvx512Bf16{Isa::avx512_bf16, gemm, route, combine, read, peak_fma, peak_bf16, peak_vnni};
+const Kernels kKernelsAvx512Bf16{Isa::avx512_bf16, gemm, route,    route_backward, histogram, combine,
+                                 accumulate,       read, peak_fma, peak_bf16,      peak_vnni};
 
 }  // namespace switchyard

@@ -15,6 +15,7 @@
 namespace switchyard {
 
 extern const Kernels kKernelsAvx512Vnni;
-const Kernels kKernelsAvx512Vnni{Isa::avx512_vnni, gemm, route, combine, read, peak_fma, nullptr, peak_vnni};
+const Kernels kKernelsAvx512Vnni{Isa::avx512_vnni, gemm, route,    route_backward, histogram, combine,
+                                 accumulate,       read, peak_fma, nullptr,        peak_vnni};
 
 }  // namespace switchyard

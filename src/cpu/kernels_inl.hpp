@@ -9,8 +9,17 @@
 // clang-format off
 #include "cpu/tile_inl.hpp"
 #include "cpu/elementwise_inl.hpp"
+#include "cpu/activation_inl.hpp"
 #include "cpu/gemm_inl.hpp"
+#include "cpu/score_inl.hpp"
+#include "cpu/select_inl.hpp"
+#include "cpu/row_inl.hpp"
+#include "cpu/weigh_inl.hpp"
+#include "cpu/choose_inl.hpp"
 #include "cpu/route_inl.hpp"
+#include "cpu/route_backward_inl.hpp"
+#include "cpu/histogram_inl.hpp"
 #include "cpu/combine_inl.hpp"
+#include "cpu/accumulate_inl.hpp"
 #include "cpu/peak_inl.hpp"
 // clang-format on

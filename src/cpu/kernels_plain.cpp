@@ -122,6 +122,75 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 power_below(const V16& shifted) {
     return make([&](int i) { return from_bits((to_bits(shifted.lane[i]) << 23) + (126U << 23)); });
   }
+  // p · 2^n, of numbers whose product is normal.
+  static V16 times_power(const V16& p, const V16& shifted) {
+    return make([&](int i) { return from_bits(to_bits(p.lane[i]) + (to_bits(shifted.lane[i]) << 23)); });
+  }
+  // Lanes as integers from 0: one more where a < b.
+  static V16 count_less(const V16& count, const V16& a, const V16& b) {
+    return make([&](int i) { return from_bits(to_bits(count.lane[i]) + (a.lane[i] < b.lane[i] ? 1U : 0U)); });
+  }
+  static V16 choose_count_below(const V16& count, std::int32_t end, const V16& yes, const V16& no) {
+    return make(
+        [&](int i) { return static_cast<std::int32_t>(to_bits(count.lane[i])) < end ? yes.lane[i] : no.lane[i]; });
+  }
+  static std::int32_t sum_count(const V16& count) {
+    std::uint32_t sum = 0;
+    for (const float lane : count.lane) {
+      sum += to_bits(lane);
+    }
+    return static_cast<std::int32_t>(sum);
+  }
+  static void store_count(std::int32_t* p, const V16& count) {
+    for (int i = 0; i < kLanes; ++i) {
+      p[i] = static_cast<std::int32_t>(to_bits(count.lane[i]));
+    }
+  }
+  // a = mantissa · 2^exponent, mantissa in [1, 2), for positive normal a.
+  static V16 exponent(const V16& a) {
+    return make([&](int i) { return static_cast<float>(static_cast<int>(to_bits(a.lane[i]) >> 23) - 127); });
+  }
+  static V16 mantissa(const V16& a) {
+    return make([&](int i) { return from_bits((to_bits(a.lane[i]) & 0x7fffffU) | 0x3f800000U); });
+  }
+  static V16 sqrt(const V16& a) {
+    return make([&](int i) { return __builtin_sqrtf(a.lane[i]); });
+  }
+  // Bit i: lane i of a is at least b's.
+  static std::uint32_t at_least(const V16& a, const V16& b) {
+    std::uint32_t bits = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      bits |= a.lane[i] >= b.lane[i] ? 1U << i : 0U;
+    }
+    return bits;
+  }
+  // Writes the numbers of the lanes of a that are at least b's, one after the other, `first` added; there must be room for
+  // all 16. Returns how many they are.
+  static std::int32_t pack_at_least(std::uint16_t* numbers, const V16& a, const V16& b, std::int32_t first) {
+    std::int32_t count = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      numbers[count] = static_cast<std::uint16_t>(first + i);
+      count += a.lane[i] >= b.lane[i] ? 1 : 0;
+    }
+    return count;
+  }
+  // Over all lanes, none of them NaN.
+  static float largest(const V16& a) {
+    float value = a.lane[0];
+    for (int i = 1; i < kLanes; ++i) {
+      value = a.lane[i] > value ? a.lane[i] : value;
+    }
+    return value;
+  }
+  // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+  static float sum(V16 a) {
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+      for (int i = 0; i < width; ++i) {
+        a.lane[i] += a.lane[i + width];
+      }
+    }
+    return a.lane[0];
+  }
   static V16 load_bf16(const std::uint16_t* p) {
     return make([=](int i) { return from_bits(static_cast<std::uint32_t>(p[i]) << 16); });
   }
@@ -133,6 +202,14 @@ struct V16 : Lanes<kLanes, V16> {
       p[i] = round(a.lane[i]);
     }
   }
+  static V16 load_f16(const std::uint16_t* p) {
+    return make([=](int i) { return widen_f16(p[i]); });
+  }
+  static void store_f16(std::uint16_t* p, const V16& a) {
+    for (int i = 0; i < kLanes; ++i) {
+      p[i] = round_f16(a.lane[i]);
+    }
+  }
 
  private:
   // To nearest even; NaN becomes the quiet NaN of its sign.
@@ -140,6 +217,31 @@ struct V16 : Lanes<kLanes, V16> {
     const std::uint32_t bits = to_bits(a);
     const std::uint32_t rounded = a != a ? (bits & 0x80000000U) | 0x7fc00000U : bits + 0x7fffU + ((bits >> 16) & 1U);
     return static_cast<std::uint16_t>(rounded >> 16);
+  }
+  // Exact; NaN becomes quiet.
+  static float widen_f16(std::uint16_t half) {
+    const std::uint32_t sign = (half & 0x8000U) << 16;
+    const std::uint32_t rest = half & 0x7fffU;
+    if (rest < 0x400U) {
+      return from_bits(sign | to_bits(static_cast<float>(rest) * 0x1p-24F));
+    }
+    const std::uint32_t bias = rest >= 0x7c00U ? 255U - 31U : 127U - 15U;
+    return from_bits(sign | ((rest << 13) + (bias << 23)) | (rest > 0x7c00U ? 0x400000U : 0U));
+  }
+  // To nearest even; NaN becomes quiet.
+  static std::uint16_t round_f16(float a) {
+    const std::uint32_t bits = to_bits(a);
+    const std::uint32_t sign = (bits >> 16) & 0x8000U;
+    const std::uint32_t rest = bits & 0x7fffffffU;
+    std::uint32_t half = 0x7c00U;
+    if (rest > 0x7f800000U) {
+      half = 0x7e00U | ((rest >> 13) & 0x3ffU);
+    } else if (rest < 0x38800000U) {  // below 2^-14: the ulp of 0.5 is f16's smallest denormal
+      half = to_bits(from_bits(rest) + 0.5F) - to_bits(0.5F);
+    } else if (rest < 0x47800000U) {  // below 2^16
+      half = (rest + 0xfffU + ((rest >> 13) & 1U) - (112U << 23)) >> 13;
+    }
+    return static_cast<std::uint16_t>(sign | half);
   }
 };
 
@@ -155,6 +257,7 @@ struct V16 : Lanes<kLanes, V16> {
 namespace switchyard {
 
 extern const Kernels kKernelsPlain;
-const Kernels kKernelsPlain{Isa::plain, gemm, route, combine, read, peak_fma, nullptr, nullptr};
+const Kernels kKernelsPlain{Isa::plain, gemm, route,    route_backward, histogram, combine,
+                            accumulate, read, peak_fma, nullptr,        nullptr};
 
 }  // namespace switchyard

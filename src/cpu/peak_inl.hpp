@@ -11,7 +11,7 @@ float read(const float* data, std::int64_t count) {
       sum[s] = V16::add(sum[s], V16::load(data + s * quarter + i));
     }
   }
-  return sum_lanes(V16::add(V16::add(sum[0], sum[1]), V16::add(sum[2], sum[3])));
+  return V16::sum(V16::add(V16::add(sum[0], sum[1]), V16::add(sum[2], sum[3])));
 }
 
 // Ten chains cover the latency of every unit (4 to 5 cycles, two units) and fit the smallest register file.

@@ -3,204 +3,241 @@
 namespace switchyard {
 namespace {
 
-// Logits [at, at + kLanes) with NaN, and lanes beyond the end, as −inf.
-inline V16 load_logits(const float* logits, std::int64_t at, std::int64_t experts) {
-  const float lowest = -__builtin_inff();
-  const V16 value = at + kLanes <= experts ? V16::load(logits + at) : V16::load_part(logits + at, experts - at, lowest);
-  return V16::choose_nan(value, V16::set(lowest), value);
-}
-
-// exp(l − m); logits equal to the largest count as a difference of 0 even when they are infinite.
-inline V16 softmax_term(V16 logit, V16 largest) {
-  return exp(V16::choose_equal(logit, largest, V16::set(0.0F), V16::sub(logit, largest)));
-}
-
-// What a token's logits need to become scores.
-struct Softmax {
-  V16 largest;
-  V16 total;
+// Chosen experts of up to kLanes tokens, on their way to weights.
+struct Slots {
+  std::int32_t tokens;
+  std::int64_t t[kLanes];
+  std::int32_t id[kLanes][kMaxTopk];
+  float cutoff[kLanes];
+  SoftmaxLanes softmax;
+  SlotValues logit;
+  SlotValues weight;
 };
 
-inline Softmax softmax_of(const float* logits, std::int32_t experts) {
-  V16 largest_lanes = V16::set(-__builtin_inff());
-  for (std::int64_t at = 0; at < experts; at += kLanes) {
-    largest_lanes = V16::max(largest_lanes, load_logits(logits, at, experts));
-  }
-  const V16 largest = V16::set(max_lanes(largest_lanes));
-  V16 total = V16::set(0.0F);
-  for (std::int64_t at = 0; at < experts; at += kLanes) {
-    const V16 term = softmax_term(load_logits(logits, at, experts), largest);
-    total = V16::add(total, V16::keep_first(term, experts - at));
-  }
-  return {largest, V16::set(sum_lanes(total))};
-}
-
-inline V16 score_of(V16 logit, const RouterOptions& options, const Softmax& softmax) {
-  return options.score == Score::sigmoid ? sigmoid(logit)
-                                         : V16::div(softmax_term(logit, softmax.largest), softmax.total);
-}
-
-// One token on its way: what experts are chosen by, in blocks of kLanes.
-struct Selection {
-  const float* logits;
-  std::int32_t experts;
-  const RouterOptions& options;
-  const Softmax& softmax;
-
-  // Scores are monotone in the logits: where nothing is added to them, the logits choose the same experts.
-  bool by_logit() const { return options.selection_bias.data == nullptr && options.groups == 0; }
-
-  V16 block(std::int64_t at) const {
-    const V16 logit = load_logits(logits, at, experts);
-    if (by_logit()) {
-      return logit;
+inline void write_maps(const RouteArgs& r, std::int64_t t, const std::int32_t* id, std::int32_t count) {
+  const RouteOutputs& out = *r.outputs;
+  if (out.byte_map != nullptr) {
+    std::uint8_t* map = out.byte_map + t * r.experts;
+    __builtin_memset(map, 0, static_cast<std::size_t>(r.experts));
+    for (std::int32_t s = 0; s < count; ++s) {
+      map[id[s]] = 1;
     }
-    V16 value = score_of(logit, options, softmax);
-    if (const auto* bias = static_cast<const float*>(options.selection_bias.data)) {
-      value = V16::add(value,
-                       at + kLanes <= experts ? V16::load(bias + at) : V16::load_part(bias + at, experts - at, 0.0F));
-      value = V16::choose_nan(value, V16::set(-__builtin_inff()), value);
-    }
-    return value;
   }
-};
-
-// The best so far: value descending, id ascending. Ids come in ascending order, so an equal value never passes an
-// earlier one.
-struct Best {
-  float value[kMaxTopk];
-  std::int32_t id[kMaxTopk];
-  std::int32_t count = 0;
-
-  bool takes(float candidate, std::int32_t most) const { return count < most || candidate > value[most - 1]; }
-
-  void insert(float candidate, std::int32_t expert, std::int32_t most) {
-    std::int32_t at = count < most ? count++ : most - 1;
-    for (; at > 0 && value[at - 1] < candidate; --at) {
-      value[at] = value[at - 1];
-      id[at] = id[at - 1];
-    }
-    value[at] = candidate;
-    id[at] = expert;
-  }
-};
-
-// Calls each(value, expert) for all experts, ascending; skips a block when `skip` says that nothing in it counts.
-template <class Skip, class Each>
-inline void for_experts(const Selection& selection, const Skip& skip, const Each& each) {
-  alignas(64) float lane[kLanes];
-  for (std::int32_t at = 0; at < selection.experts; at += kLanes) {
-    const V16 value = selection.block(at);
-    if (skip(value)) {
-      continue;
-    }
-    V16::store(lane, value);
-    const std::int32_t count = selection.experts - at < kLanes ? selection.experts - at : kLanes;
-    for (std::int32_t i = 0; i < count; ++i) {
-      each(lane[i], at + i);
+  if (out.bit_map != nullptr) {
+    const std::int64_t bytes = (r.experts + 7) / 8;
+    std::uint8_t* map = out.bit_map + t * bytes;
+    __builtin_memset(map, 0, static_cast<std::size_t>(bytes));
+    for (std::int32_t s = 0; s < count; ++s) {
+      map[id[s] / 8] = static_cast<std::uint8_t>(map[id[s] / 8] | 1U << (id[s] % 8));
     }
   }
 }
 
-inline void select(const Selection& selection, std::int32_t topk, Best& best) {
-  for_experts(
-      selection, [&](V16 value) { return best.count == topk && !V16::any_less(V16::set(best.value[topk - 1]), value); },
-      [&](float value, std::int32_t expert) {
-        if (best.takes(value, topk)) {
-          best.insert(value, expert, topk);
-        }
-      });
+inline std::byte* clear_probability(const RouteArgs& r, std::int64_t t) {
+  const Array& out = r.outputs->probability;
+  const std::int64_t bytes = r.experts * (out.dtype == DType::f32 ? 4 : 2);
+  std::byte* row = static_cast<std::byte*>(out.data) + t * bytes;
+  __builtin_memset(row, 0, static_cast<std::size_t>(bytes));
+  return row;
 }
 
-// The sum of each group's best, largest first, and from these the kept groups.
-inline void keep_groups(const Selection& selection, bool* kept) {
-  const RouterOptions& options = selection.options;
-  const std::int32_t size = selection.experts / options.groups;
-  float score[kMaxGroups];
-  Best best;
-  for_experts(
-      selection, [](V16) { return false; },
-      [&](float value, std::int32_t expert) {
-        if (best.takes(value, options.group_best)) {
-          best.insert(value, expert, options.group_best);
-        }
-        if ((expert + 1) % size == 0) {
-          float sum = best.value[0];
-          for (std::int32_t i = 1; i < best.count; ++i) {
-            sum += best.value[i];
-          }
-          score[expert / size] = sum != sum ? -__builtin_inff() : sum;
-          best.count = 0;
-        }
-      });
-  for (std::int32_t g = 0; g < options.groups; ++g) {
-    std::int32_t better = 0;
-    for (std::int32_t other = 0; other < options.groups; ++other) {
-      better += score[other] > score[g] || (score[other] == score[g] && other < g) ? 1 : 0;
+inline void write_probability(const RouteArgs& r, const Slots& slots, std::int32_t lane) {
+  std::byte* row = clear_probability(r, slots.t[lane]);
+  const std::int32_t* id = slots.id[lane];
+  for (std::int32_t s = 0; s < r.options->topk; ++s) {
+    float weight = 0.0F;  // a duplicate of a replay adds up
+    for (std::int32_t i = 0; i < r.options->topk; ++i) {
+      weight += id[i] == id[s] ? slots.weight.value[i][lane] : 0.0F;
     }
-    kept[g] = better < options.kept_groups;
+    store_some(row, r.outputs->probability.dtype, id[s], V16::set(weight), 1);
   }
 }
 
-inline void select_in_groups(const Selection& selection, std::int32_t topk, Best& best) {
-  const std::int32_t size = selection.experts / selection.options.groups;
-  const float masked = selection.options.masked_zero ? 0.0F : -__builtin_inff();
-  bool kept[kMaxGroups];
-  keep_groups(selection, kept);
-  for_experts(
-      selection, [](V16) { return false; },
-      [&](float value, std::int32_t expert) {
-        const float candidate = kept[expert / size] ? value : masked;
-        if (best.takes(candidate, topk)) {
-          best.insert(candidate, expert, topk);
-        }
-      });
+inline void write_weights(const RouteArgs& r, const Slots& slots, std::int32_t lane) {
+  const Array& out = r.outputs->weight;
+  const std::int32_t topk = r.options->topk;
+  const std::int64_t begin = slots.t[lane] * topk;
+  if (out.dtype == DType::f32) {
+    auto* to = static_cast<float*>(out.data) + begin;
+    for (std::int32_t s = 0; s < topk; ++s) {
+      to[s] = slots.weight.value[s][lane];
+    }
+    return;
+  }
+  for_blocks(topk, [&](std::int32_t at) {
+    alignas(64) float weight[kLanes] = {};
+    for (std::int32_t i = 0; i < kLanes && at + i < topk; ++i) {
+      weight[i] = slots.weight.value[at + i][lane];
+    }
+    store_some(out.data, out.dtype, begin + at, V16::load(weight), topk - at);
+  });
 }
 
-// Unbiased scores of the chosen experts → their weights.
-inline void weigh(const float* logits, const RouterOptions& options, const Softmax& softmax, const Best& best,
-                  float* weight) {
-  const float lowest = -__builtin_inff();
-  alignas(64) float score[kMaxTopk];
-  for (std::int32_t s = 0; s < kMaxTopk; ++s) {
-    const float logit = s < options.topk ? logits[best.id[s]] : 0.0F;
-    score[s] = logit != logit ? lowest : logit;
+inline void write_token(const RouteArgs& r, const Slots& slots, std::int32_t lane) {
+  const RouteOutputs& out = *r.outputs;
+  const std::int32_t topk = r.options->topk;
+  const std::int64_t begin = slots.t[lane] * topk;
+  if (out.expert.data != nullptr) {
+    for (std::int32_t s = 0; s < topk; ++s) {
+      put_id(out.expert, begin + s, slots.id[lane][s]);
+    }
   }
-  float sum = 0.0F;
-  for (std::int32_t at = 0; at < options.topk; at += kLanes) {
-    V16::store(score + at, score_of(V16::load(score + at), options, softmax));
+  if (out.weight.data != nullptr) {
+    write_weights(r, slots, lane);
   }
-  for (std::int32_t s = 0; s < options.topk; ++s) {
-    sum += score[s];
+  for (std::int32_t s = 0; out.chosen_logit != nullptr && s < topk; ++s) {
+    out.chosen_logit[begin + s] = slots.logit.value[s][lane];
   }
-  sum += options.epsilon;
-  for (std::int32_t s = 0; s < options.topk; ++s) {
-    const float share = options.normalize == Normalize::none ? score[s] : sum == 0.0F ? 0.0F : score[s] / sum;
-    weight[s] = share * options.scale;
+  if (out.cutoff != nullptr) {
+    out.cutoff[slots.t[lane]] = slots.cutoff[lane];
+  }
+  write_maps(r, slots.t[lane], slots.id[lane], topk);
+  if (out.probability.data != nullptr) {
+    write_probability(r, slots, lane);
   }
 }
 
-inline void route_token(const float* logits, const RouteArgs& r, std::int32_t* expert, float* weight) {
+inline void write_padding(const RouteArgs& r, std::int64_t t) {
+  const RouteOutputs& out = *r.outputs;
+  const std::int64_t begin = t * r.options->topk;
+  for (std::int32_t s = 0; s < r.options->topk; ++s) {
+    if (out.expert.data != nullptr) {
+      put_id(out.expert, begin + s, -1);
+    }
+    if (out.weight.data != nullptr) {
+      store_some(out.weight.data, out.weight.dtype, begin + s, V16::set(0.0F), 1);
+    }
+    if (out.chosen_logit != nullptr) {
+      out.chosen_logit[begin + s] = 0.0F;
+    }
+  }
+  if (out.cutoff != nullptr) {
+    out.cutoff[t] = -__builtin_inff();
+  }
+  write_maps(r, t, nullptr, 0);
+  if (out.probability.data != nullptr) {
+    clear_probability(r, t);
+  }
+  if (out.aux_score != nullptr) {
+    __builtin_memset(out.aux_score + t * r.experts, 0, static_cast<std::size_t>(r.experts) * sizeof(float));
+  }
+}
+
+// Scores for balance losses, and their sums.
+inline void add_aux(const RouteArgs& r, const Row& logit, const Token& token, float* sums) {
+  float* out = r.outputs->aux_score == nullptr ? nullptr : r.outputs->aux_score + token.t * r.experts;
+  const bool over_all = has_softmax_aux(r.options->score);
+  const Row score = scratch_row(r.scratch, 1, r.experts);
+  float total = token.softmax.total;
+  if (!over_all) {
+    for_blocks(r.experts, [&](std::int32_t at) {
+      V16::store(score.value + at, own_score(r.options->score, V16::load(logit.value + at)));
+    });
+    total = sum_of(score.value, r.experts) + kAuxEpsilon;
+  }
+  const V16 top = V16::set(token.softmax.largest);
+  for_blocks(r.experts, [&](std::int32_t at) {
+    const V16 part = over_all ? softmax_term(V16::load(logit.value + at), top) : V16::load(score.value + at);
+    const V16 share = V16::div(part, V16::set(total));
+    if (out != nullptr) {
+      store_some(out, DType::f32, at, share, r.experts - at);
+    }
+    if (sums != nullptr) {
+      V16::store(sums + at, V16::add(V16::load(sums + at), share));
+    }
+  });
+}
+
+inline float log_total(const Softmax& softmax) { return softmax.largest + V16::largest(log(V16::set(softmax.total))); }
+
+// Logits → chosen experts, in the next lane of `slots`; what needs the whole row happens here.
+inline void choose_token(const RouteArgs& r, std::int64_t t, const Row& logit, float* sums, Slots& slots) {
   const RouterOptions& options = *r.options;
-  const Softmax softmax =
-      options.score == Score::softmax ? softmax_of(logits, r.experts) : Softmax{V16::set(0.0F), V16::set(1.0F)};
-  const Selection selection{logits, r.experts, options, softmax};
-  Best best;
-  if (options.groups == 0) {
-    select(selection, options.topk, best);
-  } else {
-    select_in_groups(selection, options.topk, best);
-  }
-  weigh(logits, options, softmax, best, weight);
+  const std::int32_t lane = slots.tokens++;
+  const std::int64_t element = r.logits_type == DType::f32 ? 4 : 2;
+  Token token;
+  token.t = t;
+  token.id = slots.id[lane];
+  token.maxima =
+      load_row(options, static_cast<const std::byte*>(r.logits) + t * r.stride * element, r.logits_type, logit);
+  token.softmax.largest = V16::largest(token.maxima);
+  choose(r, logit, token);
+
+  slots.t[lane] = t;
+  slots.cutoff[lane] = token.cutoff;
+  slots.softmax.largest[lane] = token.softmax.largest;
+  slots.softmax.total[lane] = token.softmax.total;
   for (std::int32_t s = 0; s < options.topk; ++s) {
-    expert[s] = best.id[s];
+    slots.logit.value[s][lane] = logit.value[token.id[s]];
+  }
+  if (options.score == Score::sparsemixer) {
+    for_sparsemixer_slots(options, logit, token.id, scratch_row(r.scratch, 1, r.experts),
+                          [&](std::int32_t slot, const Softmax& softmax) {
+                            const V16 l = V16::set(slots.logit.value[slot][lane]);
+                            slots.weight.value[slot][lane] = V16::largest(probability_of(l, softmax));
+                          });
+  }
+  if (r.outputs->aux_score != nullptr || r.score_sum != nullptr) {
+    add_aux(r, logit, token, sums);
+  }
+  for (std::int32_t s = 0; r.count != nullptr && s < options.topk; ++s) {
+    ++r.count[token.id[s]];
+  }
+  if (r.z_sum != nullptr) {
+    const double z = log_total(token.softmax);
+    *r.z_sum += z * z;
   }
 }
+
+// Chosen experts → weights and outputs.
+inline void finish(const RouteArgs& r, Slots& slots) {
+  if (r.options->score != Score::sparsemixer) {
+    weigh(*r.options, slots.softmax, slots.logit, slots.weight);
+  }
+  scale_slots(*r.options, slots.id, slots.tokens, slots.weight);
+  for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
+    write_token(r, slots, lane);
+  }
+  slots.tokens = 0;
+}
+
+// Sums over tokens run in fp32 for so many tokens, then in fp64.
+constexpr std::int32_t kTokensPerSum = 64;
 
 __attribute__((noinline)) void route_tokens(const RouteArgs& r) {
-  const std::int32_t topk = r.options->topk;
-  for (std::int64_t t = 0; t < r.count; ++t) {
-    route_token(r.logits + t * r.stride, r, r.expert + t * topk, r.weight + t * topk);
+  const Row logit = scratch_row(r.scratch, 0, r.experts);
+  const Row sums = scratch_row(r.scratch, 2, r.experts);
+  Slots slots;
+  slots.tokens = 0;
+  slots.softmax = {};
+  slots.logit.clear(r.options->topk);
+  slots.weight.clear(r.options->topk);
+  for (std::int64_t begin = r.begin; begin < r.end; begin += kTokensPerSum) {
+    const std::int64_t end = begin + kTokensPerSum < r.end ? begin + kTokensPerSum : r.end;
+    for (std::int32_t i = 0; r.score_sum != nullptr && i < sums.padded; ++i) {
+      sums.value[i] = 0.0F;
+    }
+    std::int64_t valid = 0;
+    for (std::int64_t t = begin; t < end; ++t) {
+      if (r.inputs->valid != nullptr && r.inputs->valid[t] == 0) {
+        write_padding(r, t);
+        continue;
+      }
+      choose_token(r, t, logit, r.score_sum == nullptr ? nullptr : sums.value, slots);
+      ++valid;
+      if (slots.tokens == kLanes) {
+        finish(r, slots);
+      }
+    }
+    for (std::int32_t i = 0; r.score_sum != nullptr && i < r.experts; ++i) {
+      r.score_sum[i] += static_cast<double>(sums.value[i]);
+    }
+    if (r.valid_count != nullptr) {
+      *r.valid_count += valid;
+    }
+  }
+  if (slots.tokens > 0) {
+    finish(r, slots);
   }
 }
 

@@ -65,6 +65,63 @@ struct V16 {
     const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted.all), 23);
     return {_mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(126 << 23)))};
   }
+  // p · 2^n, of numbers whose product is normal.
+  static V16 times_power(V16 p, V16 shifted) {
+    const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(shifted.all), 23);
+    return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p.all), power))};
+  }
+  // Lanes as integers from 0: one more where a < b.
+  static V16 count_less(V16 count, V16 a, V16 b) {
+    const __m512i old = _mm512_castps_si512(count.all);
+    const __mmask16 less = _mm512_cmp_ps_mask(a.all, b.all, _CMP_LT_OQ);
+    return {_mm512_castsi512_ps(_mm512_mask_add_epi32(old, less, old, _mm512_set1_epi32(1)))};
+  }
+  static V16 choose_count_below(V16 count, std::int32_t end, V16 yes, V16 no) {
+    const __mmask16 below = _mm512_cmplt_epi32_mask(_mm512_castps_si512(count.all), _mm512_set1_epi32(end));
+    return {_mm512_mask_blend_ps(below, no.all, yes.all)};
+  }
+  static std::int32_t sum_count(V16 count) {
+    const __m256i eight = _mm256_add_epi32(_mm256_castps_si256(low(count)), _mm256_castps_si256(high(count)));
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+  }
+  static void store_count(std::int32_t* p, V16 count) { store(reinterpret_cast<float*>(p), count); }
+  // a = mantissa · 2^exponent, mantissa in [1, 2), for positive normal a.
+  static V16 exponent(V16 a) {
+    const __m512i biased = _mm512_srli_epi32(_mm512_castps_si512(a.all), 23);
+    return {_mm512_cvtepi32_ps(_mm512_sub_epi32(biased, _mm512_set1_epi32(127)))};
+  }
+  static V16 mantissa(V16 a) {
+    const __m512i fraction = _mm512_and_si512(_mm512_castps_si512(a.all), _mm512_set1_epi32(0x7fffff));
+    return {_mm512_castsi512_ps(_mm512_or_si512(fraction, _mm512_set1_epi32(0x3f800000)))};
+  }
+  static V16 sqrt(V16 a) { return {_mm512_sqrt_ps(a.all)}; }
+  // Bit i: lane i of a is at least b's.
+  static std::uint32_t at_least(V16 a, V16 b) { return _mm512_cmp_ps_mask(a.all, b.all, _CMP_GE_OQ); }
+  // Writes the numbers of the lanes of a that are at least b's, one after the other, `first` added; there must be room for
+  // all 16. Returns how many they are.
+  static std::int32_t pack_at_least(std::uint16_t* numbers, V16 a, V16 b, std::int32_t first) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __mmask16 mask = _mm512_cmp_ps_mask(a.all, b.all, _CMP_GE_OQ);
+    const __m512i packed = _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(lane, _mm512_set1_epi32(first)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers), _mm512_cvtepi32_epi16(packed));
+    return __builtin_popcount(mask);
+  }
+  // Over all lanes, none of them NaN.
+  static float largest(V16 a) {
+    const __m256 eight = _mm256_max_ps(low(a), high(a));
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+  // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+  static float sum(V16 a) {
+    const __m256 eight = _mm256_add_ps(low(a), high(a));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
 
   static V16 load_bf16(const std::uint16_t* p) {
     const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -74,8 +131,16 @@ struct V16 {
   static void store_bf16(std::uint16_t* p, V16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(round(a.all)));
   }
+  static V16 load_f16(const std::uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static void store_f16(std::uint16_t* p, V16 a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.all, _MM_FROUND_TO_NEAREST_INT));
+  }
 
  private:
+  static __m256 low(V16 a) { return _mm512_castps512_ps256(a.all); }
+  static __m256 high(V16 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.all), 1)); }
   static __mmask16 first(std::int64_t count) {
     return static_cast<__mmask16>(count < kLanes ? (1U << count) - 1U : 0xffffU);
   }

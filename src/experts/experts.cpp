@@ -1,5 +1,7 @@
 #include "switchyard/experts.hpp"
 
+#include <cmath>
+#include <iterator>
 #include <utility>
 
 #include "experts/packed.hpp"
@@ -8,6 +10,34 @@
 namespace switchyard {
 namespace {
 
+constexpr const char* kActivations[] = {"silu",         "gelu",         "gelu_tanh",  "relu",      "relu_squared",
+                                        "silu_clamped", "silu_limited", "swiglu_oai", "softcapped"};
+
+bool is_positive(float value) { return value > 0 && std::isfinite(value); }
+
+void check_function(const ExpertFunction& function) {
+  const auto index = static_cast<std::size_t>(function.activation);
+  if (index >= std::size(kActivations)) {
+    fail(Code::invalid_argument, "experts: found activation {}, expected silu (0) .. softcapped (8)",
+         static_cast<int>(function.activation));
+  }
+  const bool has_limit = function.activation >= Activation::silu_clamped;
+  const bool has_alpha = function.activation >= Activation::swiglu_oai;
+  if (has_limit && !function.gated) {
+    fail(Code::invalid_argument,
+         "experts: found activation {} without gate, expected silu, gelu, gelu_tanh, relu or relu_squared",
+         kActivations[index]);
+  }
+  if (has_limit && !is_positive(function.limit)) {
+    fail(Code::invalid_argument, "experts: found limit {} for activation {}, expected a finite number > 0",
+         function.limit, kActivations[index]);
+  }
+  if (has_alpha && !is_positive(function.alpha)) {
+    fail(Code::invalid_argument, "experts: found alpha {} for activation {}, expected a finite number > 0",
+         function.alpha, kActivations[index]);
+  }
+}
+
 void check_shape(const ExpertShape& shape) {
   if (shape.experts < 1 || shape.experts > kMaxExperts || shape.hidden < 1 || shape.hidden > kMaxFeatures ||
       shape.ffn < 1 || shape.ffn > kMaxFeatures) {
@@ -15,15 +45,80 @@ void check_shape(const ExpertShape& shape) {
          "experts: found {} experts, hidden {} and ffn {}, expected 1..{} experts and sizes of 1..{}", shape.experts,
          shape.hidden, shape.ffn, kMaxExperts, kMaxFeatures);
   }
-  if (shape.function != ExpertFunction{}) {
-    fail(Code::invalid_argument, "experts: found activation {}, expected silu (0)",
-         static_cast<int>(shape.function.activation));
+  check_function(shape.function);
+}
+
+// The types of what is there, and that every expert has the biases that the first one has.
+void check_tensors(std::int32_t expert, const ExpertTensors& tensors, const ExpertTensors& first) {
+  struct Bias {
+    const char* name;
+    const WeightView& view;
+    const WeightView& first;
+  };
+  for (const Bias& bias :
+       {Bias{"gate bias", tensors.gate_bias, first.gate_bias}, Bias{"up bias", tensors.up_bias, first.up_bias},
+        Bias{"down bias", tensors.down_bias, first.down_bias}}) {
+    if ((bias.view.data == nullptr) != (bias.first.data == nullptr)) {
+      fail(Code::invalid_argument, "experts: found expert {} {} {}, expected the same as expert 0", expert,
+           bias.view.data == nullptr ? "without" : "with", bias.name);
+    }
+    if (bias.view.data != nullptr) {
+      check_weight(bias.view, bias.name);
+    }
+  }
+  check_weight(tensors.up, "up");
+  check_weight(tensors.down, "down");
+}
+
+void make_biases(ExpertWeights::Packed& packed, const ExpertTensors& first) {
+  if (first.gate_bias.data != nullptr || first.up_bias.data != nullptr) {
+    packed.up.make_bias();
+  }
+  if (first.down_bias.data != nullptr) {
+    packed.down.make_bias();
+  }
+}
+
+void pack_expert(ExpertWeights::Packed& packed, std::int32_t expert, const ExpertTensors& from,
+                 const Threads& threads) {
+  const bool gated = packed.shape.function.gated;
+  packed.up.pack(expert, gated ? from.gate : from.up, from.up, threads);
+  packed.down.pack(expert, from.down, {}, threads);
+  if (from.gate_bias.data != nullptr || from.up_bias.data != nullptr) {
+    packed.up.pack_bias(expert, gated ? from.gate_bias : from.up_bias, from.up_bias);
+  }
+  if (from.down_bias.data != nullptr) {
+    packed.down.pack_bias(expert, from.down_bias, {});
   }
 }
 
 }  // namespace
 
 const char* format_name(Format format) noexcept { return format == Format::f32 ? "f32" : "bf16"; }
+
+const char* activation_name(Activation activation) noexcept {
+  switch (activation) {
+    case Activation::silu:
+      return "silu";
+    case Activation::gelu:
+      return "gelu";
+    case Activation::gelu_tanh:
+      return "gelu_tanh";
+    case Activation::relu:
+      return "relu";
+    case Activation::relu_squared:
+      return "relu_squared";
+    case Activation::silu_clamped:
+      return "silu_clamped";
+    case Activation::silu_limited:
+      return "silu_limited";
+    case Activation::swiglu_oai:
+      return "swiglu_oai";
+    case Activation::softcapped:
+      return "softcapped";
+  }
+  return "unknown";
+}
 
 ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
                              const std::function<ExpertTensors(std::int32_t)>& tensors, const Threads& threads)
@@ -34,15 +129,24 @@ ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
   }
   packed_->shape = shape;
   packed_->format = format;
-  packed_->up = PackedMatrices(shape.experts, shape.ffn, shape.hidden, true, format);
+  packed_->up = PackedMatrices(shape.experts, shape.ffn, shape.hidden, shape.function.gated, format);
   packed_->down = PackedMatrices(shape.experts, shape.hidden, shape.ffn, false, format);
+  ExpertTensors first;
   for (std::int32_t expert = 0; expert < shape.experts; ++expert) {
-    const ExpertTensors from = tensors(expert);
-    check_weight(from.gate, "gate");
-    check_weight(from.up, "up");
-    check_weight(from.down, "down");
-    packed_->up.pack(expert, from.gate, from.up, threads);
-    packed_->down.pack(expert, from.down, {}, threads);
+    ExpertTensors from = tensors(expert);
+    if (shape.function.gated) {
+      check_weight(from.gate, "gate");
+    } else {
+      from.gate_bias = {};
+    }
+    if (expert == 0) {
+      first = from;
+    }
+    check_tensors(expert, from, first);
+    if (expert == 0) {
+      make_biases(*packed_, first);
+    }
+    pack_expert(*packed_, expert, from, threads);
   }
 }
 

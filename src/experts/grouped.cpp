@@ -79,6 +79,7 @@ void run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Ker
     args.rows_type = gemm.rows.dtype;
     args.rows_stride = gemm.rows.stride;
     args.row_index = gemm.row_index != nullptr ? gemm.row_index + piece.row_begin : nullptr;
+    args.row_scale = gemm.row_scale != nullptr ? gemm.row_scale + piece.row_begin : nullptr;
     args.row_count = piece.row_end - piece.row_begin;
     args.depth = weights.depth();
     args.panels = weights.matrix(piece.matrix);
@@ -86,10 +87,11 @@ void run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Ker
     args.panel_begin = piece.panel_begin;
     args.panel_end = piece.panel_end;
     args.padded_depth = weights.padded_depth();
+    args.bias = weights.bias(piece.matrix);
+    args.function = gemm.function;
     args.out = static_cast<std::byte*>(gemm.out) + piece.row_begin * out_bytes;
     args.out_type = gemm.out_type;
     args.out_stride = weights.out_width();
-    args.gated = weights.gated();
     args.scratch = memory.scratch + static_cast<std::size_t>(worker) * memory.scratch_bytes;
     kernels.gemm(args);
   });

@@ -9,15 +9,18 @@
 
 namespace switchyard {
 
-// For matrix e: out[r] = rows[row_index[r]] · weights[e]ᵀ for r in offset[e] .. offset[e+1], see GemmArgs.
+// For matrix e: out[r] = function(row_scale[r] · rows[row_index[r]] · weights[e]ᵀ + bias[e]) for r in offset[e] ..
+// offset[e+1], see GemmArgs.
 struct GroupedGemm {
   const PackedMatrices* weights = nullptr;
   std::int32_t count = 0;  // matrices
   const std::int64_t* offset = nullptr;
   Math math = Math::f32;
-  ConstMatrix rows;                         // [*, depth]
-  const std::int64_t* row_index = nullptr;  // null: row r itself
-  void* out = nullptr;                      // [R, weights->out_width()]
+  ConstMatrix rows;                          // [*, depth]
+  const std::int64_t* row_index = nullptr;   // null: row r itself
+  const float* row_scale = nullptr;          // null: 1
+  const ExpertFunction* function = nullptr;  // null: none; gated as the weights are
+  void* out = nullptr;                       // [R, weights->out_width()]
   DType out_type = DType::f32;
 };
 

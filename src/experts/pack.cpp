@@ -92,10 +92,6 @@ void write_chunk(const Chunk& chunk, std::int64_t depth, Format format, std::byt
   }
 }
 
-// The column of a gated panel → its feature within the panel, and whether it is of the gate.
-constexpr std::int64_t gated_feature(std::int64_t column) { return column / 16 * 8 + column % 8; }
-constexpr bool is_gate(std::int64_t column) { return column % 16 < 8; }
-
 }  // namespace
 
 void read_row(const WeightView& view, std::int64_t out, std::int64_t in, std::int64_t count, float* to) {
@@ -118,12 +114,19 @@ void read_row(const WeightView& view, std::int64_t out, std::int64_t in, std::in
 PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::int64_t depth, bool gated, Format format)
     : format_(format),
       gated_(gated),
+      count_(count),
       features_(features),
       depth_(depth),
       padded_depth_(round_up(depth, kDepth)),
       panels_(round_up(features, gated ? kGatedPanel : kPanel) / (gated ? kGatedPanel : kPanel)),
       panel_bytes_(padded_depth_ * kPanel * (format == Format::f32 ? 4 : 2)),
       buffer_(buffer_bytes(count, panels_, panel_bytes_)) {}
+
+std::int64_t PackedMatrices::feature_of(std::int64_t panel, std::int64_t column) const {
+  return gated_ ? panel * kGatedPanel + column / 16 * 8 + column % 8 : panel * kPanel + column;
+}
+
+bool PackedMatrices::is_up(std::int64_t column) const { return gated_ && column % 16 >= 8; }
 
 void PackedMatrices::pack(std::int32_t matrix, const WeightView& view, const WeightView& up, const Threads& threads) {
   std::byte* base = buffer_.data() + matrix * panels_ * panel_bytes_;
@@ -133,16 +136,31 @@ void PackedMatrices::pack(std::int32_t matrix, const WeightView& view, const Wei
     for (std::int64_t k = 0; k < depth_; k += kChunk) {
       const std::int64_t count = std::min(kChunk, depth_ - k);
       for (std::int64_t column = 0; column < kPanel; ++column) {
-        const std::int64_t feature = gated_ ? panel * kGatedPanel + gated_feature(column) : panel * kPanel + column;
+        const std::int64_t feature = feature_of(panel, column);
         float* to = chunk[column].data();
         std::fill_n(to, kChunk, 0.0F);
         if (feature < features_) {
-          read_row(gated_ && !is_gate(column) ? up : view, feature, k, count, to);
+          read_row(is_up(column) ? up : view, feature, k, count, to);
         }
       }
       write_chunk(chunk, std::min(kChunk, padded_depth_ - k), format_, base + panel * panel_bytes_ + k * step_bytes);
     }
   });
+}
+
+void PackedMatrices::make_bias() {
+  bias_ = PageBuffer(buffer_bytes(count_, panels_, kPanel * static_cast<std::int64_t>(sizeof(float))));
+}
+
+void PackedMatrices::pack_bias(std::int32_t matrix, const WeightView& view, const WeightView& up) {
+  float* to = reinterpret_cast<float*>(bias_.data()) + matrix * panels_ * kPanel;
+  for (std::int64_t i = 0; i < panels_ * kPanel; ++i) {
+    const std::int64_t feature = feature_of(i / kPanel, i % kPanel);
+    const WeightView& from = is_up(i % kPanel) ? up : view;
+    if (from.data != nullptr && feature < features_) {
+      read_row(from, feature, 0, 1, to + i);
+    }
+  }
 }
 
 void check_weight(const WeightView& view, const char* what) {

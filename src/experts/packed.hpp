@@ -22,6 +22,11 @@ class PackedMatrices {
   // Packs one matrix; `up` is read only if gated. All of `threads` take part.
   void pack(std::int32_t matrix, const WeightView& view, const WeightView& up, const Threads& threads);
 
+  // Makes room for the biases of all matrices, zeros.
+  void make_bias();
+  // Packs the bias of one matrix, `up` only if gated; a view without data stands for zeros.
+  void pack_bias(std::int32_t matrix, const WeightView& view, const WeightView& up);
+
   Format format() const { return format_; }
   bool gated() const { return gated_; }
   std::int64_t depth() const { return depth_; }
@@ -30,25 +35,35 @@ class PackedMatrices {
   std::int64_t panel_bytes() const { return panel_bytes_; }
   // Width of an output row: the features padded to whole panels.
   std::int64_t out_width() const { return panels_ * (gated_ ? kGatedPanel : kPanel); }
-  std::size_t bytes() const { return buffer_.bytes(); }
+  std::size_t bytes() const { return buffer_.bytes() + bias_.bytes(); }
   bool empty() const { return panels_ == 0; }
   const std::byte* matrix(std::int32_t index) const { return buffer_.data() + index * panels_ * panel_bytes_; }
+  // [panels, kPanel] f32 in the order of the panels' columns; null without biases.
+  const float* bias(std::int32_t index) const {
+    return bias_.bytes() == 0 ? nullptr : reinterpret_cast<const float*>(bias_.data()) + index * panels_ * kPanel;
+  }
 
  private:
+  // The feature that a column of a panel holds, and whether it is `up`'s.
+  std::int64_t feature_of(std::int64_t panel, std::int64_t column) const;
+  bool is_up(std::int64_t column) const;
+
   Format format_ = Format::f32;
   bool gated_ = false;
+  std::int32_t count_ = 0;
   std::int64_t features_ = 0;
   std::int64_t depth_ = 0;
   std::int64_t padded_depth_ = 0;
   std::int64_t panels_ = 0;
   std::int64_t panel_bytes_ = 0;
   PageBuffer buffer_;
+  PageBuffer bias_;
 };
 
 struct ExpertWeights::Packed {
   ExpertShape shape;
   Format format = Format::f32;
-  PackedMatrices up;    // gate and up, [F,H] each
+  PackedMatrices up;    // gate, if there is one, and up, [F,H] each
   PackedMatrices down;  // [H,F]
 };
 

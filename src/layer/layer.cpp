@@ -35,6 +35,7 @@ struct ExpertRows {
   const ExpertWeights::Packed* weights;
   const std::int64_t* offset;
   const std::int64_t* row_index;
+  const float* row_scale;
   void* h;
   float* out;
 };
@@ -49,62 +50,145 @@ void run_experts(const ExpertRows& rows, ConstMatrix x, const LayerOptions& opti
   up.math = math_of(options);
   up.rows = x;
   up.row_index = rows.row_index;
+  up.row_scale = rows.row_scale;
+  up.function = &weights.shape.function;
   up.out = rows.h;
   up.out_type = options.activations;
   run_grouped(up, memory, kernels, options.threads);
 
-  GroupedGemm down = up;
+  GroupedGemm down;
   down.weights = &weights.down;
+  down.count = up.count;
+  down.offset = up.offset;
+  down.math = up.math;
   down.rows = {rows.h, options.activations, rows.offset[weights.shape.experts], weights.shape.ffn};
   down.rows.stride = weights.up.out_width();
-  down.row_index = nullptr;
   down.out = rows.out;
-  down.out_type = DType::f32;
   run_grouped(down, memory, kernels, options.threads);
+}
+
+// out [T, out_width] = x · weightsᵀ + bias.
+void run_linear(const PackedMatrices& weights, ConstMatrix x, Math math, float* out, const Layer::Parts& parts,
+                const GroupedMemory& memory, const Kernels& kernels) {
+  const std::int64_t offset[] = {0, x.rows};
+  GroupedGemm gemm;
+  gemm.weights = &weights;
+  gemm.count = 1;
+  gemm.offset = offset;
+  gemm.math = math;
+  gemm.rows = x;
+  gemm.out = out;
+  run_grouped(gemm, memory, kernels, parts.options.threads);
 }
 
 void run_shared(const Layer::Parts& parts, ConstMatrix x, const ChunkMemory& memory, const Kernels& kernels) {
   const std::int64_t offset[] = {0, x.rows};
-  run_experts({&parts.shared->packed(), offset, nullptr, memory.shared_h, memory.shared_out}, x, parts.options,
+  run_experts({&parts.shared->packed(), offset, nullptr, nullptr, memory.shared_h, memory.shared_out}, x, parts.options,
               memory.grouped, kernels);
   if (!parts.shared_gate.empty()) {
-    GroupedGemm gate;
-    gate.weights = &parts.shared_gate;
-    gate.count = 1;
-    gate.offset = offset;
-    gate.rows = x;
-    gate.out = memory.gate_logits;
-    run_grouped(gate, memory.grouped, kernels, parts.options.threads);
+    run_linear(parts.shared_gate, x, Math::f32, memory.gate_logits, parts, memory.grouped, kernels);
   }
 }
 
-void run_combine(const Layer::Parts& parts, const Plan& plan, const float* weight, const ChunkMemory& memory, Matrix y,
-                 const Kernels& kernels) {
+// Spreads the tokens of `all` over the threads.
+void run_combine(const CombineArgs& all, const Threads& threads, const Kernels& kernels) {
   // A piece reads some 64 KiB of rows or more: far above the cost of taking it from the queue.
-  const std::int64_t tokens_per_piece = (std::int64_t{1} << 14) / (plan.topk * parts.hidden) + 1;
-  CombineArgs all{};
-  all.rows = memory.out;
-  all.rows_stride = parts.experts.packed().down.out_width();
-  all.topk = plan.topk;
-  all.hidden = parts.hidden;
-  all.out_type = y.dtype;
-  all.out_stride = y.stride;
+  const std::int64_t tokens_per_piece = (std::int64_t{1} << 14) / ((all.topk + 1) * all.hidden) + 1;
+  parallel_for(threads, (all.count + tokens_per_piece - 1) / tokens_per_piece, [&](std::int64_t piece, int) {
+    const std::int64_t begin = piece * tokens_per_piece;
+    const auto at_token = [begin](const auto* data, std::int64_t stride) {
+      return data == nullptr ? nullptr : data + begin * stride;
+    };
+    CombineArgs args = all;
+    args.count = std::min(tokens_per_piece, all.count - begin);
+    args.start = at_token(all.start, all.start_stride);
+    args.slot_to_row = at_token(all.slot_to_row, all.topk);
+    args.weight = at_token(all.weight, all.topk);
+    args.x = at_token(static_cast<const std::byte*>(all.x), all.x_stride * size_of(all.x_type));
+    args.shared = at_token(all.shared, all.shared_stride);
+    args.gate_logits = at_token(all.gate_logits, all.gate_stride);
+    args.out = static_cast<std::byte*>(all.out) + begin * all.out_stride * size_of(all.out_type);
+    kernels.combine(args);
+  });
+}
+
+// The sum over the slots: into y, or without rounding into the latent rows.
+CombineArgs slots_of(const Layer::Parts& parts, const Plan& plan, const float* weight, ConstMatrix x,
+                     const ChunkMemory& memory) {
+  CombineArgs args{};
+  args.rows = memory.out;
+  args.rows_stride = parts.experts.packed().down.out_width();
+  args.slot_to_row = plan.slot_to_row;
+  args.weight = weight;
+  args.weighted_rows = parts.weight_on_input;
+  args.topk = plan.topk;
+  args.x = x.data;
+  args.x_type = x.dtype;
+  args.x_stride = x.stride;
+  args.count = plan.tokens;
+  args.hidden = parts.experts.shape().hidden;
+  return args;
+}
+
+// Adds what follows the experts, and rounds into y.
+void finish_combine(CombineArgs args, const Layer::Parts& parts, const ChunkMemory& memory, Matrix y,
+                    const Kernels& kernels) {
+  args.shared_scale = parts.shared_scale;
   if (parts.shared) {
-    all.shared_stride = parts.shared->packed().down.out_width();
-    all.gate_stride = parts.shared_gate.out_width();
+    args.shared = memory.shared_out;
+    args.shared_stride = parts.shared->packed().down.out_width();
   }
-  parallel_for(parts.options.threads, (plan.tokens + tokens_per_piece - 1) / tokens_per_piece,
-               [&](std::int64_t piece, int) {
-                 const std::int64_t begin = piece * tokens_per_piece;
-                 CombineArgs args = all;
-                 args.count = std::min(tokens_per_piece, plan.tokens - begin);
-                 args.slot_to_row = plan.slot_to_row + begin * plan.topk;
-                 args.weight = weight + begin * plan.topk;
-                 args.out = rows_from(y, begin, args.count).data;
-                 args.shared = parts.shared ? memory.shared_out + begin * all.shared_stride : nullptr;
-                 args.gate_logits = parts.shared_gate.empty() ? nullptr : memory.gate_logits + begin * all.gate_stride;
-                 kernels.combine(args);
-               });
+  if (!parts.shared_gate.empty()) {
+    args.gate_logits = memory.gate_logits;
+    args.gate_stride = parts.shared_gate.out_width();
+  }
+  args.bias = parts.output_bias.empty() ? nullptr : parts.output_bias.data();
+  args.out = y.data;
+  args.out_type = y.dtype;
+  args.out_stride = y.stride;
+  run_combine(args, parts.options.threads, kernels);
+}
+
+// The slots' sum in the latent space, and from there on in H.
+CombineArgs leave_latent(CombineArgs slots, const Layer::Parts& parts, const ChunkMemory& memory,
+                         const Kernels& kernels) {
+  slots.out = memory.latent;
+  slots.out_type = DType::f32;
+  slots.out_stride = parts.latent_in.out_width();
+  run_combine(slots, parts.options.threads, kernels);
+  ConstMatrix sums(memory.latent, slots.count, slots.hidden);
+  sums.stride = slots.out_stride;
+  run_linear(parts.latent_out, sums, math_of(parts.options), memory.from_latent, parts, memory.grouped, kernels);
+  CombineArgs args{};
+  args.start = memory.from_latent;
+  args.start_stride = parts.latent_out.out_width();
+  args.count = slots.count;
+  args.hidden = parts.hidden;
+  return args;
+}
+
+// What the experts read: x, or x in the latent space.
+ConstMatrix enter_latent(const Layer::Parts& parts, ConstMatrix x, const ChunkMemory& memory, const Kernels& kernels) {
+  if (parts.latent_in.empty()) {
+    return x;
+  }
+  run_linear(parts.latent_in, x, math_of(parts.options), memory.latent, parts, memory.grouped, kernels);
+  ConstMatrix latent(memory.latent, x.rows, parts.experts.shape().hidden);
+  latent.stride = parts.latent_in.out_width();
+  return latent;
+}
+
+// The weight of each row in the order of the plan, where it multiplies the expert's input; else null.
+const float* scale_rows(const Layer::Parts& parts, const Plan& plan, const float* weight, const ChunkMemory& memory) {
+  if (!parts.weight_on_input) {
+    return nullptr;
+  }
+  for (std::int64_t slot = 0; slot < plan.tokens * plan.topk; ++slot) {
+    if (plan.slot_to_row[slot] >= 0) {
+      memory.row_scale[plan.slot_to_row[slot]] = weight[slot];
+    }
+  }
+  return memory.row_scale;
 }
 
 // The way of a token's rows: plan, experts, combine; in chunks of tokens, so that rows take bounded memory.
@@ -121,30 +205,35 @@ void run_chunks(const Layer::Parts& parts, ConstMatrix x, Routing routing, Matri
     const ConstMatrix tokens = rows_from(x, begin, count);
     const Plan plan =
         build_plan(expert, count, routing.topk, parts.experts.shape().experts, chunk.plan, parts.options.threads);
-    run_experts({&parts.experts.packed(), plan.offset, plan.row_to_token, chunk.h, chunk.out}, tokens, parts.options,
-                chunk.grouped, kernels);
+    const float* row_scale = scale_rows(parts, plan, weight, chunk);
+    run_experts({&parts.experts.packed(), plan.offset, plan.row_to_token, row_scale, chunk.h, chunk.out},
+                enter_latent(parts, tokens, chunk, kernels), parts.options, chunk.grouped, kernels);
     if (parts.shared) {
       run_shared(parts, tokens, chunk, kernels);
     }
-    run_combine(parts, plan, weight, chunk, rows_from(y, begin, count), kernels);
+    CombineArgs sums = slots_of(parts, plan, weight, tokens, chunk);
+    if (!parts.latent_in.empty()) {
+      sums = leave_latent(sums, parts, chunk, kernels);
+    }
+    finish_combine(sums, parts, chunk, rows_from(y, begin, count), kernels);
   }
 }
 
 }  // namespace
 
-ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace, const RouteInputs& /*inputs*/) const {
+ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace, const RouteInputs& inputs) const {
   const Parts& parts = *parts_;
   check_router(parts);
   check_matrices(parts, x, y);
   const std::int32_t topk = parts.router.options.topk;
+  check_inputs(parts.router.options, inputs, x.rows, parts.router.experts);
   check_workspace(workspace, workspace_bytes(x.rows), x, y);
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, topk, true);
   const Kernels& kernels = current_kernels();
   const Routing routing{x.rows, topk, memory.expert, memory.weight};
-  run_router(parts.router, x, memory.router, memory.chunk.grouped, routing.expert, routing.weight, kernels,
-             parts.options.threads);
+  run_router(parts.router, x, inputs, memory.router, memory.chunk.grouped, routing, kernels, parts.options.threads);
   run_chunks(parts, x, routing, y, memory, kernels);
   return {routing, Path::grouped};
 }

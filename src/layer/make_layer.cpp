@@ -1,4 +1,6 @@
+#include <cmath>
 #include <utility>
+#include <vector>
 
 #include "cuda/cuda.hpp"
 #include "fail.hpp"
@@ -17,33 +19,68 @@ void check_options(const LayerOptions& options) {
     fail(Code::invalid_argument, "layer: found activations {} with weights {}, expected f32, or bf16 with bf16",
          dtype_name(options.activations), format_name(options.format));
   }
+  if (options.router != DType::f32 && options.router != DType::bf16) {
+    fail(Code::invalid_argument, "layer: found a router in {}, expected f32 or bf16", dtype_name(options.router));
+  }
 }
 
+void check_weights(const LayerWeights& weights) {
+  if (!weights.expert) {
+    fail(Code::invalid_argument, "layer: found no function for the experts' tensors, expected one");
+  }
+  if (weights.identity_experts < 0 || weights.identity_experts > std::int64_t{kMaxExperts} - weights.experts) {
+    fail(Code::invalid_argument, "layer: found {} identity experts beside {} experts, expected 0 and up to {} together",
+         weights.identity_experts, weights.experts, kMaxExperts);
+  }
+  if (weights.latent < 0 || weights.latent > kMaxFeatures) {
+    fail(Code::invalid_argument, "layer: found latent {}, expected 0..{}", weights.latent, kMaxFeatures);
+  }
+  if (weights.latent > 0 && weights.identity_experts > 0) {
+    fail(Code::invalid_argument, "layer: found {} identity experts with latent {}, expected one of them to be 0",
+         weights.identity_experts, weights.latent);
+  }
+  if (weights.latent > 0 && (weights.latent_in.data == nullptr || weights.latent_out.data == nullptr)) {
+    fail(Code::invalid_argument, "layer: {} has no data, expected it with latent {}",
+         weights.latent_in.data == nullptr ? "latent_in" : "latent_out", weights.latent);
+  }
+  if (!std::isfinite(weights.shared_scale)) {
+    fail(Code::invalid_argument, "layer: found shared_scale {}, expected a finite number", weights.shared_scale);
+  }
+}
+
+// Empty without data.
 PackedMatrices pack_one(const WeightView& view, const char* what, std::int64_t features, std::int64_t depth,
-                        const Threads& threads) {
+                        Format format, const Threads& threads) {
   if (view.data == nullptr) {
     return {};
   }
   check_weight(view, what);
-  PackedMatrices packed(1, features, depth, false, Format::f32);
+  PackedMatrices packed(1, features, depth, false, format);
   packed.pack(0, view, {}, threads);
   return packed;
 }
 
-Router make_router(const LayerWeights& weights, const RouterOptions& options, const Threads& threads) {
-  Router router;
-  router.options = options;
-  router.experts = weights.experts;
-  if (weights.router.data != nullptr) {
-    check_router_options(options, weights.experts);
-    if (options.selection_bias.data != nullptr) {
-      const auto* bias = static_cast<const float*>(options.selection_bias.data);
-      router.selection_bias.assign(bias, bias + weights.experts);
-      router.options.selection_bias = {router.selection_bias.data(), DType::f32};
-    }
-    router.weight = pack_one(weights.router, "router", weights.experts, weights.hidden, threads);
+PackedMatrices pack_linear(const WeightView& view, const WeightView& bias, const char* what, const char* bias_what,
+                           std::int64_t features, std::int64_t depth, const LayerOptions& options) {
+  PackedMatrices packed = pack_one(view, what, features, depth, options.format, options.threads);
+  if (bias.data != nullptr) {
+    check_weight(bias, bias_what);
+    packed.make_bias();
+    packed.pack_bias(0, bias, {});
   }
-  return router;
+  return packed;
+}
+
+std::vector<float> make_output_bias(const WeightView& view, std::int64_t hidden) {
+  if (view.data == nullptr) {
+    return {};
+  }
+  check_weight(view, "output bias");
+  std::vector<float> bias(static_cast<std::size_t>((hidden + kPanel - 1) / kPanel * kPanel));
+  for (std::int64_t i = 0; i < hidden; ++i) {
+    read_row(view, i, 0, 1, &bias[static_cast<std::size_t>(i)]);
+  }
+  return bias;
 }
 
 std::optional<ExpertWeights> make_shared(const LayerWeights& weights, const LayerOptions& options) {
@@ -61,16 +98,33 @@ const char* path_name(Path /*path*/) noexcept { return "grouped"; }
 
 Layer::Layer(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options) {
   check_options(options);
-  if (!weights.expert) {
-    fail(Code::invalid_argument, "layer: found no function for the experts' tensors, expected one");
-  }
-  const ExpertShape shape{weights.experts, weights.hidden, weights.ffn, weights.function};
+  check_weights(weights);
+  const std::int64_t inner = weights.latent > 0 ? weights.latent : weights.hidden;
+  const ExpertShape shape{weights.experts, inner, weights.ffn, weights.function};
   ExpertWeights experts(shape, options.format, weights.expert, options.threads);
-  parts_ = std::make_unique<const Parts>(Parts{
-      weights.hidden, options, make_router(weights, router, options.threads), std::move(experts),
-      make_shared(weights, options),
-      weights.shared_ffn == 0 ? PackedMatrices()
-                              : pack_one(weights.shared_gate, "shared gate", 1, weights.hidden, options.threads)});
+  auto parts = Parts{.hidden = weights.hidden,
+                     .options = options,
+                     .router = make_router(weights.router, weights.experts + weights.identity_experts, weights.hidden,
+                                           router, options.router, options.threads),
+                     .experts = std::move(experts),
+                     .identity_experts = weights.identity_experts,
+                     .weight_on_input = weights.weight_on_input,
+                     .shared = make_shared(weights, options),
+                     .shared_gate = {},
+                     .shared_scale = weights.shared_scale,
+                     .latent_in = {},
+                     .latent_out = {},
+                     .output_bias = make_output_bias(weights.output_bias, weights.hidden)};
+  if (parts.shared) {
+    parts.shared_gate = pack_one(weights.shared_gate, "shared gate", 1, weights.hidden, Format::f32, options.threads);
+  }
+  if (weights.latent > 0) {
+    parts.latent_in = pack_linear(weights.latent_in, weights.latent_in_bias, "latent_in", "latent_in bias",
+                                  weights.latent, weights.hidden, options);
+    parts.latent_out = pack_linear(weights.latent_out, weights.latent_out_bias, "latent_out", "latent_out bias",
+                                   weights.hidden, weights.latent, options);
+  }
+  parts_ = std::make_unique<const Parts>(std::move(parts));
 }
 
 Layer::~Layer() = default;
@@ -85,7 +139,8 @@ const LayerOptions& Layer::options() const noexcept { return parts_->options; }
 
 std::size_t Layer::weight_bytes() const noexcept {
   return parts_->experts.bytes() + (parts_->shared ? parts_->shared->bytes() : 0) + parts_->router.weight.bytes() +
-         parts_->shared_gate.bytes();
+         parts_->shared_gate.bytes() + parts_->latent_in.bytes() + parts_->latent_out.bytes() +
+         parts_->output_bias.size() * sizeof(float);
 }
 
 std::size_t Layer::workspace_bytes(std::int64_t max_tokens) const {

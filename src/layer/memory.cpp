@@ -22,15 +22,22 @@ std::int64_t row_bytes(const ExpertWeights& experts, DType activations) {
 std::int64_t chunk_tokens(const Layer::Parts& parts, std::int64_t tokens, std::int32_t topk) {
   const DType activations = parts.options.activations;
   const std::int64_t token_bytes =
-      row_bytes(parts.experts, activations) * topk + (parts.shared ? row_bytes(*parts.shared, activations) : 0);
+      row_bytes(parts.experts, activations) * topk + (parts.shared ? row_bytes(*parts.shared, activations) : 0) +
+      (parts.latent_in.out_width() + parts.latent_out.out_width()) * static_cast<std::int64_t>(sizeof(float));
   return std::min(tokens, std::max(kFewestTokens, kChunkBytes / token_bytes));
 }
 
 // The deepest and the most numerous of all GEMMs of a forward.
 GroupedMemory carve_gemms(Carver& carver, const Layer::Parts& parts, std::int64_t rows, bool with_router) {
-  std::int64_t depth = std::max(parts.experts.packed().up.padded_depth(), parts.experts.packed().down.padded_depth());
+  const ExpertWeights::Packed& experts = parts.experts.packed();
+  std::int64_t depth = 0;
+  for (const PackedMatrices* weights :
+       {&experts.up, &experts.down, &parts.latent_in, &parts.latent_out, &parts.shared_gate}) {
+    depth = std::max(depth, weights->padded_depth());
+  }
   if (parts.shared) {
-    depth = std::max(depth, parts.shared->packed().down.padded_depth());
+    const ExpertWeights::Packed& shared = parts.shared->packed();
+    depth = std::max({depth, shared.up.padded_depth(), shared.down.padded_depth()});
   }
   if (with_router) {
     depth = std::max(depth, parts.router.weight.padded_depth());
@@ -66,7 +73,7 @@ ForwardMemory carve_forward(Carver& carver, const Layer::Parts& parts, std::int6
   if (with_router) {
     memory.expert = carver.take<std::int32_t>(tokens * topk);
     memory.weight = carver.take<float>(tokens * topk);
-    memory.router = carve_router(carver, parts.router, tokens);
+    memory.router = carve_router(carver, parts.router, tokens, parts.options.threads);
   }
   ChunkMemory& chunk = memory.chunk;
   chunk.tokens = chunk_tokens(parts, tokens, topk);
@@ -77,6 +84,9 @@ ForwardMemory carve_forward(Carver& carver, const Layer::Parts& parts, std::int6
   chunk.grouped = carve_gemms(carver, parts, std::max(rows, memory.router.chunk), with_router);
   chunk.h = carver.take<std::byte>(rows * parts.experts.packed().up.out_width() * activation);
   chunk.out = carver.take<float>(rows * parts.experts.packed().down.out_width());
+  chunk.row_scale = carver.take<float>(parts.weight_on_input ? rows : 0);
+  chunk.latent = carver.take<float>(chunk.tokens * parts.latent_in.out_width());
+  chunk.from_latent = carver.take<float>(chunk.tokens * parts.latent_out.out_width());
   if (parts.shared) {
     chunk.shared_h = carver.take<std::byte>(chunk.tokens * parts.shared->packed().up.out_width() * activation);
     chunk.shared_out = carver.take<float>(chunk.tokens * parts.shared->packed().down.out_width());
@@ -121,7 +131,7 @@ void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routin
     fail(Code::invalid_argument, "layer: the routing has no experts or no weights, expected both for {} tokens",
          x.rows);
   }
-  check_experts(routing.expert, routing.tokens, routing.topk, parts.experts.shape().experts);
+  check_experts(routing.expert, routing.tokens, routing.topk, parts.experts.shape().experts + parts.identity_experts);
 }
 
 void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Matrix& y) {

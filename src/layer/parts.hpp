@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "experts/grouped.hpp"
 #include "experts/packed.hpp"
@@ -18,8 +19,14 @@ struct Layer::Parts {
   LayerOptions options;
   Router router;  // an empty weight: only forwards with a given routing
   ExpertWeights experts;
+  std::int32_t identity_experts;
+  bool weight_on_input;
   std::optional<ExpertWeights> shared;
-  PackedMatrices shared_gate;  // [1,H] f32; empty: plain sum
+  PackedMatrices shared_gate;  // [1,H] f32; empty: the factor is shared_scale
+  float shared_scale;
+  PackedMatrices latent_in;        // [latent,H]; empty: the experts work in H
+  PackedMatrices latent_out;       // [H,latent]
+  std::vector<float> output_bias;  // [H padded to the panel]; empty: none
 };
 
 // For one chunk of tokens.
@@ -27,8 +34,11 @@ struct ChunkMemory {
   std::int64_t tokens;
   PlanMemory plan;
   GroupedMemory grouped;
-  std::byte* h;  // [tokens · topk, ffn padded] of the activations' type
-  float* out;    // [tokens · topk, hidden padded]
+  std::byte* h;        // [tokens · topk, ffn padded] of the activations' type
+  float* out;          // [tokens · topk, hidden or latent padded]
+  float* row_scale;    // [tokens · topk], with weight_on_input only
+  float* latent;       // [tokens, latent padded]: the experts' input, and then their combined output
+  float* from_latent;  // [tokens, hidden padded]
   std::byte* shared_h;
   float* shared_out;   // [tokens, hidden padded]
   float* gate_logits;  // [tokens, kPanel]

@@ -19,11 +19,11 @@ struct PlanMemory {
 // Memory for plans of up to `tokens` tokens.
 PlanMemory carve_plan(Carver& carver, std::int64_t tokens, std::int32_t topk, std::int32_t experts, int threads);
 
-// expert [tokens, topk] in −1..experts−1; as make_plan.
+// As make_plan, but that ids from `experts` on are allowed: they have no row, and kIdentityRow in slot_to_row.
 Plan build_plan(const std::int32_t* expert, std::int64_t tokens, std::int32_t topk, std::int32_t experts,
                 const PlanMemory& memory, const Threads& threads);
 
-// Throws invalid_argument naming the first id that is not in −1..experts−1.
-void check_experts(const std::int32_t* expert, std::int64_t tokens, std::int32_t topk, std::int32_t experts);
+// Throws invalid_argument naming the first id that is not in −1..ids−1.
+void check_experts(const std::int32_t* expert, std::int64_t tokens, std::int32_t topk, std::int32_t ids);
 
 }  // namespace switchyard

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpu/kernels.hpp"
 #include "cpu/parallel_for.hpp"
 #include "fail.hpp"
 #include "layer/overlap.hpp"
@@ -61,7 +62,7 @@ Plan build_plan(const std::int32_t* expert, std::int64_t tokens, std::int32_t to
     std::int64_t* count = memory.counts + block * experts;
     std::fill_n(count, experts, 0);
     for (std::int64_t slot = first_token(block) * topk; slot < first_token(block + 1) * topk; ++slot) {
-      if (expert[slot] >= 0) {
+      if (expert[slot] >= 0 && expert[slot] < experts) {
         ++count[expert[slot]];
       }
     }
@@ -71,7 +72,8 @@ Plan build_plan(const std::int32_t* expert, std::int64_t tokens, std::int32_t to
     std::int64_t* next = memory.counts + block * experts;
     for (std::int64_t token = first_token(block); token < first_token(block + 1); ++token) {
       for (std::int64_t slot = token * topk; slot < (token + 1) * topk; ++slot) {
-        const std::int64_t row = expert[slot] >= 0 ? next[expert[slot]]++ : -1;
+        const std::int32_t id = expert[slot];
+        const std::int64_t row = id < 0 ? kOffRow : id < experts ? next[id]++ : kIdentityRow;
         memory.slot_to_row[slot] = row;
         if (row >= 0) {
           memory.row_to_token[row] = token;
@@ -82,11 +84,11 @@ Plan build_plan(const std::int32_t* expert, std::int64_t tokens, std::int32_t to
   return {tokens, topk, experts, memory.offset[experts], memory.offset, memory.row_to_token, memory.slot_to_row};
 }
 
-void check_experts(const std::int32_t* expert, std::int64_t tokens, std::int32_t topk, std::int32_t experts) {
+void check_experts(const std::int32_t* expert, std::int64_t tokens, std::int32_t topk, std::int32_t ids) {
   for (std::int64_t slot = 0; slot < tokens * topk; ++slot) {
-    if (expert[slot] < -1 || expert[slot] >= experts) {
+    if (expert[slot] < -1 || expert[slot] >= ids) {
       fail(Code::invalid_argument, "plan: token {} slot {} names expert {}, expected -1..{}", slot / topk, slot % topk,
-           expert[slot], experts - 1);
+           expert[slot], ids - 1);
     }
   }
 }

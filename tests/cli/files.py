@@ -4,7 +4,9 @@ import json
 import math
 import struct
 
-SIZES = {"F32": 4, "BF16": 2, "I32": 4, "I64": 8}
+LETTERS = {"F64": "d", "F32": "f", "F16": "e", "I16": "h", "I32": "i", "I64": "q", "U8": "B", "BOOL": "?"}
+SIZES = {"BF16": 2, **{dtype: struct.calcsize("<" + letter) for dtype, letter in LETTERS.items()}}
+DESCRIPTIONS = {"F32": "<f4", "F16": "<f2", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "|u1", "BOOL": "|b1"}
 
 
 def read_safetensors(path):
@@ -46,14 +48,26 @@ def read_npy(path):
     return list(header["shape"]), blob[10 + length :]
 
 
-def write_npy(path, shape, content):
-    text = repr({"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}).encode() + b"\n"
+def write_npy(path, shape, content, dtype="F32"):
+    text = repr({"descr": DESCRIPTIONS[dtype], "fortran_order": False, "shape": tuple(shape)}).encode() + b"\n"
     with open(path, "wb") as file:
         file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + content)
 
 
+def pack(dtype, values):
+    if dtype == "BF16":
+        return to_bf16(pack("F32", values))
+    return struct.pack(f"<{len(values)}{LETTERS[dtype]}", *values)
+
+
+def unpack(dtype, content):
+    if dtype == "BF16":
+        return unpack("F32", b"".join(b"\0\0" + content[i : i + 2] for i in range(0, len(content), 2)))
+    return list(struct.unpack(f"<{len(content) // SIZES[dtype]}{LETTERS[dtype]}", content))
+
+
 def floats(content):
-    return list(struct.unpack(f"<{len(content) // 4}f", content))
+    return unpack("F32", content)
 
 
 def to_bf16(content):

@@ -42,6 +42,35 @@ static inline __m256i emulated_cvtepi32_epi16(__m512i wide) {
 }
 #define _mm512_cvtepi32_epi16(a) emulated_cvtepi32_epi16(a)
 
+static inline __m512 emulated_cvtph_ps(__m256i narrow) {
+  alignas(64) float to[16];
+  _mm256_store_ps(to, _mm256_cvtph_ps(_mm256_extractf128_si256(narrow, 0)));
+  _mm256_store_ps(to + 8, _mm256_cvtph_ps(_mm256_extractf128_si256(narrow, 1)));
+  return _mm512_load_ps(to);
+}
+#define _mm512_cvtph_ps(a) emulated_cvtph_ps(a)
+
+static inline __m256i emulated_cvtps_ph(__m512 wide) {
+  alignas(64) float from[16];
+  _mm512_store_ps(from, wide);
+  return _mm256_setr_m128i(_mm256_cvtps_ph(_mm256_load_ps(from), _MM_FROUND_TO_NEAREST_INT),
+                           _mm256_cvtps_ph(_mm256_load_ps(from + 8), _MM_FROUND_TO_NEAREST_INT));
+}
+#define _mm512_cvtps_ph(a, rounding) emulated_cvtps_ph(a)
+
+static inline __m512 emulated_cvtepi32_ps(__m512i a) {
+  alignas(64) int from[16];
+  alignas(64) float to[16];
+  _mm512_store_si512(from, a);
+  for (int i = 0; i < 16; ++i) {
+    to[i] = static_cast<float>(from[i]);
+  }
+  return _mm512_load_ps(to);
+}
+#define _mm512_cvtepi32_ps(a) emulated_cvtepi32_ps(a)
+
+#define _mm512_cmplt_epi32_mask(a, b) simde_mm512_cmpgt_epi32_mask(b, a)
+
 // SIMDe adds both products at once; the instruction does two FMAs, odd element first (Intel SDM).
 static inline __m512 emulated_dpbf16_ps(__m512 sum, __m512i a, __m512i b) {
   const __m512i odd = _mm512_set1_epi32(static_cast<int>(0xffff0000U));

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "checkpoint/families.hpp"
+#include "checkpoint/model_config.hpp"
 #include "switchyard/error.hpp"
 
 namespace {
@@ -12,11 +12,16 @@ namespace {
 using switchyard::Code;
 
 bool is_sound(const switchyard::ModelConfig& config) {
-  if (config.family == nullptr || config.layers < 1) return false;
-  if (config.experts < 1 || config.experts > switchyard::kMaxExperts) return false;
-  if (config.router.topk < 1 || config.router.topk > config.experts || config.router.topk > switchyard::kMaxTopk) {
-    return false;
+  if (config.family == nullptr) return false;
+  // A family that is not run, or a model without experts.
+  if (config.moe_layers.empty() &&
+      (config.family->refused != nullptr || config.experts <= config.family->dense_experts)) {
+    return true;
   }
+  if (config.layers < 1) return false;
+  if (config.experts < 1 || config.experts > switchyard::kMaxExperts) return false;
+  const std::int32_t choices = config.experts + config.identity_experts;
+  if (config.router.topk < 1 || config.router.topk > choices || config.router.topk > switchyard::kMaxTopk) return false;
   std::int32_t previous = -1;
   for (const std::int32_t layer : config.moe_layers) {
     if (layer <= previous || layer >= config.layers) return false;

@@ -1,5 +1,6 @@
 /* The installed library from C. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "switchyard/switchyard.h"
@@ -8,9 +9,20 @@ int main(void) {
   const float logits[] = {0, 2, 1};
   int32_t expert[2] = {-1, -1};
   float weight[2] = {0, 0};
-  switchyard_router_options options = {.struct_size = sizeof options, .topk = 2, .normalize = 1};
+  size_t bytes = 0;
+  switchyard_router_options options = {.struct_size = sizeof options, .topk = 2, .normalize = SWITCHYARD_NORMALIZE_SUM};
+  switchyard_route_outputs outputs = {.struct_size = sizeof outputs,
+                                      .expert = {expert, SWITCHYARD_DTYPE_I32},
+                                      .weight = {weight, SWITCHYARD_DTYPE_F32}};
   switchyard_const_matrix matrix = {logits, SWITCHYARD_DTYPE_F32, 1, 3, 0};
-  if (switchyard_route_logits(matrix, &options, expert, weight, NULL) != SWITCHYARD_OK) {
+  if (switchyard_route_workspace_bytes(1, 3, 1, NULL, &bytes) != SWITCHYARD_OK) {
+    printf("%s\n", switchyard_last_error());
+    return 1;
+  }
+  void* workspace = aligned_alloc(SWITCHYARD_WORKSPACE_ALIGNMENT, bytes);
+  const switchyard_status status = switchyard_route(matrix, &options, NULL, &outputs, workspace, bytes, NULL);
+  free(workspace);
+  if (status != SWITCHYARD_OK) {
     printf("%s\n", switchyard_last_error());
     return 1;
   }

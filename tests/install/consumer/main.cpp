@@ -21,7 +21,7 @@ int main() {
     return sy::ExpertTensors{in, in, {down.data() + 2 * expert, sy::DType::f32, 1, 1}};
   };
   sy::RouterOptions options;
-  options.normalize = Normalize::sum;
+  options.normalize = sy::Normalize::sum;
   const sy::Layer layer(weights, options, {});
 
   const std::array<float, 4> x{1, 0, 0, 1};

@@ -1,0 +1,58 @@
+#include "bench_machine.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+
+namespace switchyard::cli {
+namespace {
+
+constexpr double kDefaultCacheBytes = 32.0 * (1 << 20);  // where the system does not say
+constexpr int kMinRounds = 7;
+constexpr int kMaxRounds = 301;
+
+}  // namespace
+
+double last_level_cache_bytes() {
+  for (const int name : {_SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
+    const long bytes = ::sysconf(name);
+    if (bytes > 0) return static_cast<double>(bytes);
+  }
+  return kDefaultCacheBytes;
+}
+
+double available_bytes() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    double kib = 0;
+    if (std::sscanf(line.c_str(), "MemAvailable: %lf", &kib) == 1) return kib * 1024;
+  }
+  return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+}
+
+Roofline better(Roofline one, const Roofline& other) {
+  one.fma_gflops = std::max(one.fma_gflops, other.fma_gflops);
+  one.bf16_gflops = std::max(one.bf16_gflops, other.bf16_gflops);
+  one.vnni_gops = std::max(one.vnni_gops, other.vnni_gops);
+  one.dram_gbps = std::max(one.dram_gbps, other.dram_gbps);
+  one.cache_gbps = std::max(one.cache_gbps, other.cache_gbps);
+  return one;
+}
+
+std::string probe_text(const Roofline& probe) {
+  std::string text = fmt::format("probe  {}, {} thread{}: {:.1f} GB/s memory, {:.0f} GFLOP/s f32", isa_name(probe.isa),
+                                 probe.threads, probe.threads == 1 ? "" : "s", probe.dram_gbps, probe.fma_gflops);
+  if (probe.bf16_gflops > 0) text += fmt::format(", {:.0f} bf16", probe.bf16_gflops);
+  return text;
+}
+
+bool Rounds::next() {
+  const bool more =
+      repeat_ > 0 ? done_ < repeat_ : done_ < kMinRounds || (done_ < kMaxRounds && seconds_since(start_) <= seconds_);
+  ++done_;
+  return more;
+}
+
+}  // namespace switchyard::cli

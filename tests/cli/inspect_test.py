@@ -1,0 +1,72 @@
+"""switchyard inspect."""
+
+import json
+import shutil
+
+from files import read_safetensors
+from tool import BAD_DATA, CliTest, FOLDERS, GOLDEN, IO, NOT_SUPPORTED, main
+
+
+class Inspect(CliTest):
+    def test_json(self):
+        path = GOLDEN / "qwen2_moe"
+        have = json.loads(self.call("inspect", path, "--json"))
+        tensors = read_safetensors(path / "model.safetensors")
+        blocks = {name: len(content) for name, (_, _, content) in tensors.items()
+                  if name.startswith(("model.layers.1.mlp.", "model.layers.2.mlp."))}
+        weights = 2 * 3 * 48 * (8 * 16 + 20)  # layers, matrices, H, F of all experts and the shared one
+        self.assertEqual(have.pop("layout")[:11], "per expert,")
+        self.assertEqual(have, {
+            "path": str(path),
+            "model_type": "qwen2_moe",
+            "family": have["family"],
+            "layers": 3,
+            "moe_layers": [1, 2],
+            "experts": 8,
+            "topk": 3,
+            "hidden": 48,
+            "ffn": 16,
+            "shared_ffn": 20,
+            "shared_gate": True,
+            "router": {"score": "softmax", "normalize": False, "scale": 1.0, "selection_bias": False, "groups": 0,
+                       "kept_groups": 0},
+            "weights": "f32",
+            "file_bytes": sum(len(content) for _, _, content in tensors.values()),
+            "moe_bytes": sum(blocks.values()),
+            "formats": {"f32": 4 * weights, "bf16": 2 * weights},
+            "unsupported": [],
+        })
+
+    def test_router(self):
+        router = json.loads(self.call("inspect", GOLDEN / "deepseek_v3", "--json"))["router"]
+        self.assertEqual(router, {"score": "sigmoid", "normalize": True, "scale": 2.5, "selection_bias": True,
+                                  "groups": 4, "kept_groups": 2})
+        self.assertIn("sigmoid, with a bias to choose by, weights divided by their sum, times 2.5; from 2 of 4 groups",
+                      self.call("inspect", GOLDEN / "deepseek_v3"))
+
+    def test_text(self):
+        for name in FOLDERS:
+            with self.subTest(name):
+                text = self.call("inspect", GOLDEN / name)
+                for word in ("model_type", "layers", "E ", "H ", "router", "layout", "bytes", "not supported"):
+                    self.assertIn(word, text)
+
+    def test_missing(self):
+        self.assertIn("nowhere", self.call("inspect", self.folder / "nowhere", code=IO))
+
+    def test_unknown_model_type(self):
+        (self.folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+        shutil.copy(GOLDEN / "mixtral/model.safetensors", self.folder)
+        message = self.call("inspect", self.folder, code=NOT_SUPPORTED)
+        for name in ("gpt2", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe"):
+            self.assertIn(name, message)
+
+    def test_damaged(self):
+        shutil.copy(GOLDEN / "mixtral/config.json", self.folder)
+        whole = (GOLDEN / "mixtral/model.safetensors").read_bytes()
+        (self.folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+        self.assertIn("model.safetensors", self.call("inspect", self.folder, code=BAD_DATA))
+
+
+if __name__ == "__main__":
+    main()

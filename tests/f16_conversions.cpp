@@ -1,0 +1,16 @@
+// Compiled once per vocabulary: KERNEL_FILE is the kernel file that defines it, CONVERSIONS the table to make.
+#include "f16_conversions.hpp"
+
+#include KERNEL_FILE
+
+extern const F16Conversions CONVERSIONS;
+const F16Conversions CONVERSIONS{
+    [](const std::uint16_t* half, float* value) {
+      const switchyard::FloatMode mode(false);
+      switchyard::V16::store(value, switchyard::V16::load_f16(half));
+    },
+    [](const float* value, std::uint16_t* half) {
+      const switchyard::FloatMode mode(false);
+      switchyard::V16::store_f16(half, switchyard::V16::load(value));
+    },
+};
