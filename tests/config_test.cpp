@@ -149,9 +149,9 @@ TEST(Router, NumbersOutOfRange) {
   config["ffn_config"] = {
       {"moe_num_experts", 8}, {"moe_top_k", 2}, {"ffn_hidden_size", 16}, {"moe_normalize_expert_weights", 0}};
   expect_refused(config, {"ffn_config.moe_normalize_expert_weights is 0, expected more than 0"});
-  config = config_of("granitemoeshared", {{"num_local_experts", 8}, {"intermediate_size", 16}});
-  config["shared_intermediate_size"] = -1;
-  expect_refused(config, {"shared_intermediate_size is -1, expected an integer 0.."});
+  config = config_of("qwen2_moe", {{"num_experts", 8}, {"moe_intermediate_size", 16}});
+  config["shared_expert_intermediate_size"] = -1;
+  expect_refused(config, {"shared_expert_intermediate_size is -1, expected an integer 0.."});
   expect_refused(deepseek_v3({{"n_shared_experts", 65536}, {"moe_intermediate_size", 65536}}),
                  {"n_shared_experts is 65536, expected a shared expert narrower than 2^31"});
 }
