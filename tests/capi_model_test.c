@@ -106,9 +106,45 @@ static void check_model(const char* golden, const char* name, void (*check_info)
   switchyard_model_destroy(model);
 }
 
+static switchyard_model_info info_of(const char* golden, const char* name, size_t* table_layers, int* left_outside) {
+  char path[kPathLength];
+  switchyard_model* model = NULL;
+  switchyard_model_info info = {.struct_size = sizeof info};
+  snprintf(path, sizeof path, "%s/%s", golden, name);
+  CHECK_OK(switchyard_model_open(path, &model));
+  CHECK_OK(switchyard_model_get_info(model, &info));
+  const int32_t* layers = switchyard_model_table_layers(model, table_layers);
+  CHECK((layers == NULL) == (*table_layers == 0));
+  *left_outside = strlen(switchyard_model_outside(model)) > 0;
+  switchyard_model_destroy(model);
+  return info;
+}
+
+static void check_infos(const char* golden) {
+  size_t tables = 0;
+  int outside = 0;
+  switchyard_model_info info = info_of(golden, "mixtral", &tables, &outside);
+  CHECK(info.function.activation == SWITCHYARD_ACTIVATION_SILU && info.function.ungated == 0 && info.latent == 0);
+  CHECK(info.shared_scale == 1 && info.identity_experts == 0 && info.weight_on_input == 0 && info.output_bias == 0);
+  CHECK(info.selection_bias == 0 && info.logit_bias == 0 && tables == 0 && !outside);
+  info = info_of(golden, "nemotron_h_latent", &tables, &outside);
+  CHECK(info.function.activation == SWITCHYARD_ACTIVATION_RELU_SQUARED && info.function.ungated == 1);
+  CHECK(info.latent > 0 && info.selection_bias == 1);
+  info = info_of(golden, "gpt_oss", &tables, &outside);
+  CHECK(info.function.activation == SWITCHYARD_ACTIVATION_SWIGLU_OAI && info.function.limit > 0 &&
+        info.logit_bias == 1);
+  CHECK(info_of(golden, "cohere2_moe", &tables, &outside).shared_scale == 0.5F);
+  CHECK(info_of(golden, "llama4", &tables, &outside).weight_on_input == 1);
+  CHECK(info_of(golden, "jetmoe", &tables, &outside).output_bias == 1);
+  CHECK(info_of(golden, "longcat_flash", &tables, &outside).identity_experts > 0 && tables == 0);
+  CHECK(info_of(golden, "deepseek_v4", &tables, &outside).shared_function.limit > 0 && tables > 0 && !outside);
+  CHECK(info_of(golden, "axk1", &tables, &outside).shared_ffn > 0 && outside);
+}
+
 void test_model(const char* golden) {
   check_model(golden, "mixtral", check_mixtral);
   check_model(golden, "qwen2_moe", check_qwen2_moe);
+  check_infos(golden);
 
   int mixtral = 0;
   size_t types = 0;
@@ -145,6 +181,7 @@ void test_model_errors(const char* golden) {
   CHECK(switchyard_model_type(NULL) == NULL && switchyard_model_family(NULL) == NULL);
   CHECK(switchyard_model_layout(NULL) == NULL && switchyard_model_unsupported(NULL, 0) == NULL);
   CHECK(switchyard_model_moe_layers(NULL, &count) == NULL && count == 0);
+  CHECK(switchyard_model_table_layers(NULL, &count) == NULL && switchyard_model_outside(NULL) == NULL);
   switchyard_model_destroy(NULL);
 }
 

@@ -234,6 +234,16 @@ typedef struct switchyard_model_info {
   switchyard_dtype weights; /* type of the expert tensors */
   size_t file_bytes;        /* all tensors */
   size_t moe_bytes;         /* tensors of the MoE blocks */
+  /* As switchyard_layer_weights has them; limits of the functions are those of the first layer with experts. */
+  switchyard_expert_function function;
+  switchyard_expert_function shared_function;
+  int64_t latent;
+  float shared_scale;
+  int32_t identity_experts;
+  int32_t weight_on_input; /* 1: yes, as the following */
+  int32_t output_bias;
+  int32_t selection_bias; /* the router has one */
+  int32_t logit_bias;     /* the router has one */
 } switchyard_model_info;
 
 /* Maps a checkpoint folder (config.json and model.safetensors or model.safetensors.index.json); reads no weight. On
@@ -254,6 +264,12 @@ SWITCHYARD_API const char* switchyard_model_layout(const switchyard_model* model
 
 /* Global indices of the layers with experts, [count], ascending. The model's. */
 SWITCHYARD_API const int32_t* switchyard_model_moe_layers(const switchyard_model* model, size_t* count);
+
+/* Those of them whose router is a table that wants token ids, [count], ascending. The model's. */
+SWITCHYARD_API const int32_t* switchyard_model_table_layers(const switchyard_model* model, size_t* count);
+
+/* What of the family's block is left to the caller, e.g. a norm behind it; "" for nothing. The model's. */
+SWITCHYARD_API const char* switchyard_model_outside(const switchyard_model* model);
 
 /* What switchyard_model_layer would refuse, one reason per index from 0; NULL behind the last one, so NULL for 0 means
  * that everything runs. The model's. */

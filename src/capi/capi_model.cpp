@@ -50,6 +50,19 @@ const char* entry(const std::vector<std::string>& list, std::size_t index) noexc
   return index < list.size() ? list[index].c_str() : nullptr;
 }
 
+switchyard_expert_function from_function(const ExpertFunction& from) {
+  return {static_cast<switchyard_activation>(from.activation), from.gated ? 0 : 1, from.limit, from.alpha};
+}
+
+// NULL, with a count of 0, for none.
+const std::int32_t* listed(const std::vector<std::int32_t>& layers, std::size_t* count) {
+  if (count == nullptr) {
+    return nullptr;
+  }
+  *count = layers.size();
+  return layers.empty() ? nullptr : layers.data();
+}
+
 }  // namespace
 }  // namespace switchyard::capi
 
@@ -80,6 +93,15 @@ switchyard_status switchyard_model_get_info(const switchyard_model* model, switc
     result.weights = static_cast<switchyard_dtype>(from.weights);
     result.file_bytes = from.file_bytes;
     result.moe_bytes = from.moe_bytes;
+    result.function = from_function(from.function);
+    result.shared_function = from_function(from.shared_function);
+    result.latent = from.latent;
+    result.shared_scale = from.shared_scale;
+    result.identity_experts = from.identity_experts;
+    result.weight_on_input = from.weight_on_input ? 1 : 0;
+    result.output_bias = from.output_bias ? 1 : 0;
+    result.selection_bias = from.selection_bias ? 1 : 0;
+    result.logit_bias = from.logit_bias ? 1 : 0;
     write_result(info, result);
   });
 }
@@ -104,11 +126,15 @@ const char* switchyard_model_layout(const switchyard_model* model) {
 }
 
 const int32_t* switchyard_model_moe_layers(const switchyard_model* model, size_t* count) {
-  if (count == nullptr) {
-    return nullptr;
-  }
-  *count = model ? model->model.info().moe_layers.size() : 0;
-  return model ? model->model.info().moe_layers.data() : nullptr;
+  return model ? listed(model->model.info().moe_layers, count) : listed({}, count);
+}
+
+const int32_t* switchyard_model_table_layers(const switchyard_model* model, size_t* count) {
+  return model ? listed(model->model.info().table_layers, count) : listed({}, count);
+}
+
+const char* switchyard_model_outside(const switchyard_model* model) {
+  return model ? model->model.info().outside.c_str() : nullptr;
 }
 
 const char* switchyard_model_unsupported(const switchyard_model* model, size_t index) {
