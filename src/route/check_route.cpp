@@ -203,7 +203,7 @@ void check_outputs(const RouterOptions& options, const RouteInputs& inputs, cons
   if (outputs.cutoff == nullptr && outputs.histogram == nullptr) {
     return;
   }
-  if (options.topk >= experts || options.topk >= kMaxTopk + 1 || options.groups != 0 || options.table.data != nullptr ||
+  if (options.topk >= experts || options.groups != 0 || options.table.data != nullptr ||
       inputs.forced.data != nullptr) {
     fail(Code::invalid_argument,
          "route: found a cutoff or histogram with topk {} of {} experts, {} groups{}, expected topk below the experts, "
