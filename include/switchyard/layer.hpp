@@ -94,7 +94,8 @@ class SWITCHYARD_API Layer {
 
   // x [T,H] → y [T,H], f32 or bf16 each. y must not overlap x (columns that lie interleaved count as
   // overlapping); neither may lie in the workspace. Allocates nothing. Throws invalid_argument before any
-  // work.
+  // work. `inputs` must not lie in the workspace either: what an earlier forward with it returned has to be copied before
+  // it is replayed.
   ForwardResult forward(ConstMatrix x, Matrix y, const Workspace& workspace, const RouteInputs& inputs = {}) const;
 
   // The same with the caller's experts [T,K] (−1..E+Z−1; −1: slot off, its weight is not looked at) and weights [T,K];

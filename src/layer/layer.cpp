@@ -228,6 +228,7 @@ ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace
   const std::int32_t topk = parts.router.options.topk;
   check_inputs(parts.router.options, inputs, x.rows, parts.router.experts);
   check_workspace(workspace, workspace_bytes(x.rows), x, y);
+  check_inputs_outside(inputs, x.rows, topk, workspace);
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, topk, true);

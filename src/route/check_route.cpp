@@ -3,6 +3,7 @@
 #include <initializer_list>
 
 #include "fail.hpp"
+#include "layer/overlap.hpp"
 #include "route/router.hpp"
 
 namespace switchyard {
@@ -189,6 +190,21 @@ void check_inputs(const RouterOptions& options, const RouteInputs& inputs, std::
     if (is_valid(inputs, t) && (inputs.replayed == nullptr || inputs.replayed[t] != 0)) {
       check_id_row("forced", inputs.forced, t, options.topk, -1, experts);
     }
+  }
+}
+
+void check_inputs_outside(const RouteInputs& inputs, std::int64_t tokens, std::int32_t topk,
+                          const Workspace& workspace) {
+  const Bytes memory = bytes_of(workspace);
+  const auto inside = [&](const void* data, std::int64_t count, DType dtype) {
+    const std::size_t bytes = static_cast<std::size_t>(count) * dtype_bytes(dtype);
+    return data != nullptr && overlap(memory, Bytes{data, bytes});
+  };
+  if (inside(inputs.valid, tokens, DType::u8) || inside(inputs.replayed, tokens, DType::u8) ||
+      inside(inputs.forced.data, tokens * topk, inputs.forced.dtype) ||
+      inside(inputs.token_id.data, tokens, inputs.token_id.dtype)) {
+    fail(Code::invalid_argument,
+         "route: valid, forced, replayed or token_id lies in the workspace, expected a copy of it elsewhere");
   }
 }
 
