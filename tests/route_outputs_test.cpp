@@ -50,7 +50,7 @@ TEST(RouteOutputs, BitsDoNotDependOnWhatElseIsAskedFor) {
   for (const std::int32_t topk : {1, 2, 17}) {
     for (const auto& rule : some_rules(topk)) {
       SCOPED_TRACE(rule.name);
-      Case c{.tokens = 21, .experts = 43, .options = rule.options, .wanted = kEverything};
+      Case c{.tokens = 21, .experts = 43, .options = rule.options, .wanted = everything_of(rule.options.score)};
       fill(c, 1);
       const auto valid = pad(c);
       c.inputs.valid = valid.data();
@@ -83,7 +83,7 @@ TEST(RouteOutputs, NothingAskedForIsNothingWritten) {
 TEST(RouteOutputs, EveryElementIsWrittenWhateverWasThere) {
   for (const auto& rule : some_rules(3)) {
     SCOPED_TRACE(rule.name);
-    Case c{.tokens = 22, .experts = 35, .options = rule.options, .wanted = kEverything};
+    Case c{.tokens = 22, .experts = 35, .options = rule.options, .wanted = everything_of(rule.options.score)};
     fill(c, 4);
     const auto valid = pad(c);
     c.inputs.valid = valid.data();
@@ -99,7 +99,7 @@ TEST(RouteOutputs, PaddingIsRoutedNowhere) {
   for (const auto& rule : some_rules(4)) {
     for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
       SCOPED_TRACE(rule.name);
-      Case c{.tokens = 31, .experts = 26, .options = rule.options, .wanted = kEverything, .logits_type = type};
+      Case c{.tokens = 31, .experts = 26, .options = rule.options, .wanted = everything_of(rule.options.score), .logits_type = type};
       fill(c, 5);
       const auto valid = pad(c);
       c.inputs.valid = valid.data();
@@ -247,7 +247,7 @@ TEST(RouteOutputs, SequencesHaveTheirOwnSums) {
   const std::int64_t begin[] = {0, 0, 7, 8, 150, 150, 233};
   for (const auto& rule : some_rules(4)) {
     SCOPED_TRACE(rule.name);
-    Case c{.tokens = 233, .experts = 19, .options = rule.options, .wanted = kEverything, .threads = 2};
+    Case c{.tokens = 233, .experts = 19, .options = rule.options, .wanted = everything_of(rule.options.score), .threads = 2};
     fill(c, 8);
     const auto valid = pad(c);
     c.inputs.valid = valid.data();
@@ -283,7 +283,7 @@ TEST(RouteOutputs, ASequenceHasTheSumsThatItHasAlone) {
 
 TEST(RouteOutputs, HistogramsMatchForAnyBins) {
   const std::vector<float> bias = random_floats(50, 0.2F, 8);
-  for (const Score score : {Score::sigmoid, Score::softmax, Score::sqrt_softplus, Score::logit}) {
+  for (const Score score : {Score::sigmoid, Score::sqrt_softplus, Score::logit}) {
     for (const std::int32_t bins : {1, 2, 9, 1000}) {
       Case c{.tokens = 70, .experts = 50, .options = {.topk = 8, .score = score}};
       c.wanted = bit(cutoff) | bit(histogram);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
@@ -81,7 +82,7 @@ std::vector<std::byte> guarded_forward(const Layer& layer, const Rows& x, bool a
   const std::size_t needed =
       routing == nullptr ? layer.workspace_bytes(x.rows) : layer.workspace_bytes(x.rows, routing->topk);
   const Guarded memory(needed, at_end);
-  std::memcpy(in.data(), x.bytes.data(), x.bytes.size());
+  std::copy(x.bytes.begin(), x.bytes.end(), in.data());
   const ConstMatrix from(in.data(), x.dtype, x.rows, x.cols);
   const Matrix to(out.data(), x.dtype, x.rows, x.cols);
   if (routing == nullptr) {
