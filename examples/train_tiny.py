@@ -153,9 +153,7 @@ def write_expected(text, held_out):
     print(f"saved weights: held out {bits:.3f} bits per byte")
     (OUTPUT / "text.txt").write_bytes(text)
     write_blocks(record_blocks(model, list(text)), OUTPUT)
-    error, gap, loads = check_blocks(
-        OUTPUT, Rules(renormalise=True), per_expert()
-    )
+    error, gap, loads = check_blocks(OUTPUT, Rules(renormalise=True), per_expert())
     print(f"relative error {error:.1e}, smallest gap between scores {gap:.1e}")
     for layer, load in loads.items():
         busiest, unused = load.max() / load.mean(), (load == 0).sum()
