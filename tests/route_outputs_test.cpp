@@ -12,7 +12,7 @@ using namespace route_runs;
 std::vector<std::uint8_t> pad(Case& c) {
   std::vector<std::uint8_t> valid;
   for (std::int64_t t = 0; t < c.tokens; ++t) {
-    valid.push_back(t % 3 == 1 ? 0 : static_cast<std::uint8_t>(1 + t % 2 * 7));
+    valid.push_back(t % 3 == 1 ? std::uint8_t{0} : static_cast<std::uint8_t>(1 + t % 2 * 7));
     if (valid.back() == 0) {
       std::fill_n(c.logits.begin() + t * c.experts, c.experts, t % 2 == 0 ? kNan : kInf);
     }
