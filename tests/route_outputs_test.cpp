@@ -99,7 +99,11 @@ TEST(RouteOutputs, PaddingIsRoutedNowhere) {
   for (const auto& rule : some_rules(4)) {
     for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
       SCOPED_TRACE(rule.name);
-      Case c{.tokens = 31, .experts = 26, .options = rule.options, .wanted = everything_of(rule.options.score), .logits_type = type};
+      Case c{.tokens = 31,
+             .experts = 26,
+             .options = rule.options,
+             .wanted = everything_of(rule.options.score),
+             .logits_type = type};
       fill(c, 5);
       const auto valid = pad(c);
       c.inputs.valid = valid.data();
@@ -247,7 +251,11 @@ TEST(RouteOutputs, SequencesHaveTheirOwnSums) {
   const std::int64_t begin[] = {0, 0, 7, 8, 150, 150, 233};
   for (const auto& rule : some_rules(4)) {
     SCOPED_TRACE(rule.name);
-    Case c{.tokens = 233, .experts = 19, .options = rule.options, .wanted = everything_of(rule.options.score), .threads = 2};
+    Case c{.tokens = 233,
+           .experts = 19,
+           .options = rule.options,
+           .wanted = everything_of(rule.options.score),
+           .threads = 2};
     fill(c, 8);
     const auto valid = pad(c);
     c.inputs.valid = valid.data();
