@@ -143,13 +143,13 @@ struct Family {
   const char* outside = nullptr;      // ModelInfo::outside
   Keys layers = {"num_hidden_layers"};
   Keys experts = {"n_routed_experts"};
+  std::int32_t dense_experts = -1;  // with so many experts or fewer there is no MoE layer
   Keys topk = {"num_experts_per_tok"};
   Keys hidden = {"hidden_size"};
   Keys ffn = {"moe_intermediate_size"};
   const char* identity_experts = nullptr;
   const char* latent = nullptr;
-  const char* bias_key = nullptr;   // a flag: the shared expert and the latent maps have biases, named .bias
-  std::int32_t dense_experts = -1;  // with so many experts or fewer there is no MoE layer
+  const char* bias_key = nullptr;  // a flag: the shared expert and the latent maps have biases, named .bias
   bool weight_on_input = false;
   bool output_bias = false;
   RouterColumns router = {};
