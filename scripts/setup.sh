@@ -22,7 +22,9 @@ need_tool make make
 
 # Elsewhere than on Debian and its kin, CMake finds the libraries or says which one is missing.
 if command -v dpkg-query >/dev/null; then
-  packages="nlohmann-json3-dev libcli11-dev libfmt-dev libgtest-dev librapidcheck-dev libbenchmark-dev libsimde-dev $*"
+  packages="nlohmann-json3-dev libcli11-dev libfmt-dev libgtest-dev librapidcheck-dev libbenchmark-dev libsimde-dev
+    libhwloc-dev libsimdjson-dev libsqlite3-dev
+    libxxhash-dev libzstd-dev pkg-config $*"
   # shellcheck disable=SC2086
   installed=$(dpkg-query -W -f '${Status} ${Package}\n' $packages 2>/dev/null | sed -n 's/^install ok installed //p')
   for package in $packages; do

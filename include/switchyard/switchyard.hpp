@@ -10,6 +10,7 @@
 #include "switchyard/model.hpp"
 #include "switchyard/plan.hpp"
 #include "switchyard/probe.hpp"
+#include "switchyard/record.hpp"
 #include "switchyard/route.hpp"
 #include "switchyard/tensor_file.hpp"
 #include "switchyard/threads.hpp"
