@@ -8,15 +8,11 @@
 
 #include "switchyard/activation.hpp"
 #include "switchyard/export.hpp"
+#include "switchyard/format.hpp"
 #include "switchyard/threads.hpp"
 #include "switchyard/types.hpp"
 
 namespace switchyard {
-
-// What a packed weight is stored as.
-enum class Format : std::int32_t { f32 = 0, bf16 = 1 };
-
-SWITCHYARD_API const char* format_name(Format format) noexcept;
 
 // "silu", "gelu", "gelu_tanh", "relu", "relu_squared", "silu_clamped", "silu_limited", "swiglu_oai", "softcapped".
 SWITCHYARD_API const char* activation_name(Activation activation) noexcept;
