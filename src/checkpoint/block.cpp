@@ -4,7 +4,7 @@
 #include <cstring>
 #include <string>
 
-#include "experts/packed.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 
 namespace switchyard {

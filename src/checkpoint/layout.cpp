@@ -5,6 +5,8 @@
 #include <string_view>
 #include <utility>
 
+#include "experts/weight_view.hpp"
+
 namespace switchyard {
 namespace {
 
@@ -50,8 +52,7 @@ WeightView matrix_view(Orientation orientation, const std::byte* data, DType dty
 // Rows first, first + step, ... of a matrix.
 WeightView every(WeightView view, std::int64_t first, std::int64_t step) {
   if (view.data == nullptr) return view;
-  const auto offset = static_cast<std::size_t>(first * view.out_stride) * dtype_bytes(view.dtype);
-  view.data = static_cast<const std::byte*>(view.data) + offset;
+  view.data = static_cast<const std::byte*>(view.data) + view_bytes(view, first * view.out_stride);
   view.out_stride *= step;
   return view;
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "experts/packed.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 
 namespace switchyard {

@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cstring>
 
 #include "cpu/parallel_for.hpp"
 #include "experts/packed.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 
 namespace switchyard {
@@ -24,50 +24,12 @@ std::size_t buffer_bytes(std::int64_t count, std::int64_t panels, std::int64_t p
 
 std::int64_t round_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
 
-template <class T>
-T load(const std::byte* p) {
-  T value;
-  std::memcpy(&value, p, sizeof value);  // tensors in a file stand at any alignment
-  return value;
-}
-
-float widen_f32(const std::byte* p) { return load<float>(p); }
-float widen_bf16(const std::byte* p) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(load<std::uint16_t>(p)) << 16);
-}
-float widen_f16(const std::byte* p) {
-  const std::uint32_t bits = load<std::uint16_t>(p);
-  const std::uint32_t sign = (bits & 0x8000U) << 16;
-  const std::uint32_t magnitude = bits & 0x7fffU;
-  if (magnitude >= 0x7c00U) {  // inf and NaN
-    return std::bit_cast<float>(sign | 0x7f800000U | ((magnitude & 0x3ffU) << 13));
-  }
-  if (magnitude < 0x400U) {  // denormal or zero: an integer times 2^-24, exact under any mode of the calling thread
-    const float value = static_cast<float>(magnitude) * 0x1p-24F;
-    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(value));
-  }
-  return std::bit_cast<float>(sign | ((magnitude << 13) + (112U << 23)));
-}
-
 std::uint16_t round_to_bf16(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   if (value != value) {
     return static_cast<std::uint16_t>(((bits & 0x80000000U) | 0x7fc00000U) >> 16);
   }
   return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
-}
-
-template <float (*kWiden)(const std::byte*), std::int64_t kSize>
-void read_run(const std::byte* from, std::int64_t step, std::int64_t count, float* to) {
-  if (step == 1) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      to[i] = kWiden(from + i * kSize);
-    }
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) {
-      to[i] = kWiden(from + i * step * kSize);
-    }
-  }
 }
 
 using Chunk = std::array<std::array<float, kChunk>, kPanel>;
@@ -93,23 +55,6 @@ void write_chunk(const Chunk& chunk, std::int64_t depth, Format format, std::byt
 }
 
 }  // namespace
-
-void read_row(const WeightView& view, std::int64_t out, std::int64_t in, std::int64_t count, float* to) {
-  const std::byte* from =
-      static_cast<const std::byte*>(view.data) +
-      (out * view.out_stride + in * view.in_stride) * static_cast<std::int64_t>(dtype_bytes(view.dtype));
-  switch (view.dtype) {
-    case DType::f32:
-      read_run<widen_f32, 4>(from, view.in_stride, count, to);
-      break;
-    case DType::bf16:
-      read_run<widen_bf16, 2>(from, view.in_stride, count, to);
-      break;
-    default:
-      read_run<widen_f16, 2>(from, view.in_stride, count, to);
-      break;
-  }
-}
 
 PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::int64_t depth, bool gated, Format format)
     : format_(format),
@@ -160,15 +105,6 @@ void PackedMatrices::pack_bias(std::int32_t matrix, const WeightView& view, cons
     if (from.data != nullptr && feature < features_) {
       read_row(from, feature, 0, 1, to + i);
     }
-  }
-}
-
-void check_weight(const WeightView& view, const char* what) {
-  if (view.data == nullptr) {
-    fail(Code::invalid_argument, "experts: {} has no data", what);
-  }
-  if (view.dtype != DType::f32 && view.dtype != DType::bf16 && view.dtype != DType::f16) {
-    fail(Code::invalid_argument, "experts: {} is {}, expected f32, bf16 or f16", what, dtype_name(view.dtype));
   }
 }
 

@@ -67,10 +67,4 @@ struct ExpertWeights::Packed {
   PackedMatrices down;  // [H,F]
 };
 
-// Elements (out, in), (out, in + 1), … of a view as f32.
-void read_row(const WeightView& view, std::int64_t out, std::int64_t in, std::int64_t count, float* to);
-
-// Throws invalid_argument, naming `what`, unless the view has data of a type that packs.
-void check_weight(const WeightView& view, const char* what);
-
 }  // namespace switchyard

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "cuda/cuda.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 #include "layer/parts.hpp"
 

@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "cpu/parallel_for.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 #include "layer/overlap.hpp"
 #include "route/router.hpp"

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/parallel_for.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 
 namespace switchyard {
