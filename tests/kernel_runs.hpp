@@ -28,6 +28,7 @@ inline std::vector<std::uint32_t> bits_of(const std::vector<float>& values) {
 struct GemmExtras {
   std::vector<float> bias = {};       // of each feature; with a gate, of gate and up both
   std::vector<float> row_scale = {};  // of each row
+  Format format = Format::f32;        // of the weights, if the math is decoded or integer
 };
 
 // rows [*, depth] · weight [*, depth]ᵀ; with a function, which takes weight for the gate's and for up's: h.
@@ -37,7 +38,10 @@ inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const 
   const std::int64_t count = static_cast<std::int64_t>(rows.size()) / depth;
   const std::int64_t features = static_cast<std::int64_t>(weight.size()) / depth;
   const bool gated = function != nullptr && function->gated;
-  PackedMatrices packed(1, features, depth, gated, math == Math::f32 ? Format::f32 : Format::bf16);
+  const Format format = math == Math::f32                             ? Format::f32
+                        : math == Math::widened || math == Math::bf16 ? Format::bf16
+                                                                      : extras.format;
+  PackedMatrices packed(1, features, depth, gated, format);
   const WeightView view{weight.data(), DType::f32, depth, 1};
   packed.pack(0, view, view, Threads::pool(1));
   if (!extras.bias.empty()) {
@@ -46,9 +50,11 @@ inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const 
     packed.pack_bias(0, bias, bias);
   }
   std::vector<float> out(static_cast<std::size_t>(count * packed.out_width()));
-  Workspace scratch(gemm_scratch_bytes(count, packed.padded_depth()));
+  Workspace scratch(gemm_scratch_bytes(math, count, packed.padded_depth(), packed.groups()));
   GemmArgs args{};
   args.math = math;
+  args.format = format;
+  args.scales = packed.scales(0);
   args.rows = rows.data();
   args.rows_type = DType::f32;
   args.rows_stride = depth;

@@ -71,7 +71,16 @@ SWITCHYARD_API switchyard_status switchyard_make_plan(const int32_t* expert, int
 /* Layer. */
 
 typedef int32_t switchyard_format; /* what a packed weight is stored as */
-enum { SWITCHYARD_FORMAT_F32 = 0, SWITCHYARD_FORMAT_BF16 = 1 };
+enum {
+  SWITCHYARD_FORMAT_F32 = 0,
+  SWITCHYARD_FORMAT_BF16 = 1,
+  SWITCHYARD_FORMAT_I8 = 2,
+  SWITCHYARD_FORMAT_I4 = 3,
+  SWITCHYARD_FORMAT_F8_E4M3 = 4,
+  SWITCHYARD_FORMAT_MXFP4 = 5,
+  SWITCHYARD_FORMAT_MXFP8 = 6,
+  SWITCHYARD_FORMAT_NVFP4 = 7
+};
 
 /* The function between the two GEMMs. g and u are what gate and up give, L is `limit`, a is `alpha`. */
 typedef int32_t switchyard_activation;

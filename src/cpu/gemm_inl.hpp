@@ -6,10 +6,10 @@ namespace {
 // The parts of GemmArgs::scratch.
 struct GemmScratch {
   float* tiles;
-  float* sums;            // [rows, kPanel]
-  float* block;           // [kDecodeDepth, kPanel] of a panel, decoded
-  float* words;           // [rows, kPanel], integer sums
-  float* row_scale;       // [rows], of rows as integers
+  float* sums;             // [rows, kPanel]
+  float* block;            // [kDecodeDepth, kPanel] of a panel, decoded
+  float* words;            // [rows, kPanel], integer sums
+  float* row_scale;        // [rows], of rows as integers
   std::int32_t* row_sums;  // [rows, groups], their sums times the codes' offset
   explicit GemmScratch(const GemmArgs& g)
       : tiles(reinterpret_cast<float*>(g.scratch)),
@@ -21,7 +21,8 @@ struct GemmScratch {
 };
 
 // One tile of rows as [padded_depth / depth of a line][rows][line], so that the kernel walks it with one pointer.
-inline void pack_tile(const GemmArgs& g, std::int64_t begin, std::int64_t end, float* tile, const GemmScratch& scratch) {
+inline void pack_tile(const GemmArgs& g, std::int64_t begin, std::int64_t end, float* tile,
+                      const GemmScratch& scratch) {
   const std::int64_t count = end - begin;
   const std::int64_t size = g.rows_type == DType::f32 ? 4 : 2;
   const std::int64_t groups = scale_groups(g.padded_depth, g.scales.group);
@@ -132,9 +133,9 @@ inline std::int64_t block_depth(const GemmArgs& g, const RowTiles& split, std::i
     const std::int64_t group_left = g.scales.group - k % g.scales.group;
     most = group_left < most ? group_left : most;
   }
-  const std::int64_t block = has_scales(g.format)     ? kDecodeDepth
-                             : split.tiles == 1 ? most
-                                                : kPanelBlockBytes * 8 / (kPanel * code_bits(g.format));
+  const std::int64_t block = has_scales(g.format) ? kDecodeDepth
+                             : split.tiles == 1   ? most
+                                                  : kPanelBlockBytes * 8 / (kPanel * code_bits(g.format));
   return block < most ? block : most;
 }
 

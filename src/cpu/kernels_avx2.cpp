@@ -64,8 +64,8 @@ struct V {
   static void store_steps(float* to, const float* steps) {
     const __m256i mixed =  // 0..3, 8..11, 4..7, 12..15
         _mm256_packs_epi32(_mm256_cvtps_epi32(load(steps)), _mm256_cvtps_epi32(load(steps + kWidth)));
-    const __m256i order = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
                         _mm256_shuffle_epi8(_mm256_permute4x64_epi64(mixed, 0xd8), order));
   }
@@ -80,14 +80,13 @@ struct V {
   static __m256i load_words(const std::byte* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   // The code in the highest byte of each lane: as an f32 its exponent is 120 less.
   static R widen_e4m3(__m256i code) {
-    const __m256i bits =
-        _mm256_and_si256(_mm256_srai_epi32(code, 4), _mm256_set1_epi32(static_cast<int>(0x87f00000U)));
+    const __m256i bits = _mm256_and_si256(_mm256_srai_epi32(code, 4), _mm256_set1_epi32(static_cast<int>(0x87f00000U)));
     return _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120F));
   }
   // The low halves of the four bytes of each lane.
   static void widen_e2m1(__m256i all, R* to) {
-    const __m256i twice = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    const __m256i twice =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
     const __m256i values = _mm256_shuffle_epi8(twice, _mm256_and_si256(all, _mm256_set1_epi8(15)));
     to[0] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(values, 24), 24));
     to[1] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(values, 16), 24));
@@ -294,7 +293,8 @@ struct V16 {
   }
   static __m256 widen_e4m3(const std::byte* p) {
     const __m256i code = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-    const __m256i bits = _mm256_and_si256(_mm256_slli_epi32(code, 20), _mm256_set1_epi32(static_cast<int>(0x87f00000U)));
+    const __m256i bits =
+        _mm256_and_si256(_mm256_slli_epi32(code, 20), _mm256_set1_epi32(static_cast<int>(0x87f00000U)));
     const __m256i rest = _mm256_or_si256(code, _mm256_set1_epi32(static_cast<int>(0xffffff80U)));
     const __m256i nan = _mm256_cmpeq_epi32(rest, _mm256_set1_epi32(-1));
     return _mm256_or_ps(_mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120F)), _mm256_castsi256_ps(nan));

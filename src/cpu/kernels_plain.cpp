@@ -106,9 +106,8 @@ struct V : Lanes8 {
     }
   }
   static R difference(const R& a, const R& b) {
-    return make([&](int i) {
-      return static_cast<float>(static_cast<std::int32_t>(to_bits(a.lane[i]) - to_bits(b.lane[i])));
-    });
+    return make(
+        [&](int i) { return static_cast<float>(static_cast<std::int32_t>(to_bits(a.lane[i]) - to_bits(b.lane[i]))); });
   }
   static void hold_loads() {}
   static void prefetch(const std::byte*) {}

@@ -159,8 +159,7 @@ void tile(const float* a, const std::byte* panel, float* sums, std::int64_t bloc
       for (std::int64_t line = 0; line < lines_per_step; ++line, ahead.from += 64) {
         V::prefetch(ahead.from);
       }
-      tile_block<kRows, kVectors, kMath>(sum, a + block * kRows * line_of(kMath).floats,
-                                          b + block * line_bytes(kMath));
+      tile_block<kRows, kVectors, kMath>(sum, a + block * kRows * line_of(kMath).floats, b + block * line_bytes(kMath));
     }
     for (int r = 0; r < kRows; ++r) {
       for (int n = 0; n < kVectors; ++n) {

@@ -51,8 +51,7 @@ struct V : Dot, WordDot {
   static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
   // The code in the highest byte of each lane: as an f32 its exponent is 120 less.
   static R widen_e4m3(__m512i code) {
-    const __m512i bits =
-        _mm512_and_si512(_mm512_srai_epi32(code, 4), _mm512_set1_epi32(static_cast<int>(0x87f00000U)));
+    const __m512i bits = _mm512_and_si512(_mm512_srai_epi32(code, 4), _mm512_set1_epi32(static_cast<int>(0x87f00000U)));
     return _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0x1p120F));
   }
 };

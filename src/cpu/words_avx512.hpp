@@ -25,8 +25,8 @@ struct WordDot {
   }
   static void store_steps(float* to, const float* steps) {
     const __m256i in_order = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_loadu_ps(steps)));
-    const __m256i order = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_shuffle_epi8(in_order, order));
   }
 };

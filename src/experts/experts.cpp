@@ -14,6 +14,9 @@ namespace {
 constexpr const char* kActivations[] = {"silu",         "gelu",         "gelu_tanh",  "relu",      "relu_squared",
                                         "silu_clamped", "silu_limited", "swiglu_oai", "softcapped"};
 
+constexpr const char* kFormatNames[] = {"f32", "bf16", "int8", "int4", "fp8", "mxfp4", "mxfp8", "nvfp4"};
+static_assert(std::size(kFormatNames) == kFormats);
+
 bool is_positive(float value) { return value > 0 && std::isfinite(value); }
 
 void check_function(const ExpertFunction& function) {
@@ -71,7 +74,13 @@ void check_tensors(std::int32_t expert, const ExpertTensors& tensors, const Expe
   check_weight(tensors.down, "down");
 }
 
-void make_biases(ExpertWeights::Packed& packed, const ExpertTensors& first) {
+// Room for all experts, laid out as the first one is.
+void make_matrices(ExpertWeights::Packed& packed, const ExpertTensors& first) {
+  const ExpertShape& shape = packed.shape;
+  const bool gated = shape.function.gated;
+  packed.up =
+      PackedMatrices(shape.experts, shape.ffn, shape.hidden, gated, packed.format, gated ? first.gate : first.up);
+  packed.down = PackedMatrices(shape.experts, shape.hidden, shape.ffn, false, packed.format, first.down);
   if (first.gate_bias.data != nullptr || first.up_bias.data != nullptr) {
     packed.up.make_bias();
   }
@@ -95,7 +104,10 @@ void pack_expert(ExpertWeights::Packed& packed, std::int32_t expert, const Exper
 
 }  // namespace
 
-const char* format_name(Format format) noexcept { return format == Format::f32 ? "f32" : "bf16"; }
+const char* format_name(Format format) noexcept {
+  const auto index = static_cast<std::size_t>(format);
+  return index < std::size(kFormatNames) ? kFormatNames[index] : "unknown";
+}
 
 const char* activation_name(Activation activation) noexcept {
   switch (activation) {
@@ -125,13 +137,12 @@ ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
                              const std::function<ExpertTensors(std::int32_t)>& tensors, const Threads& threads)
     : packed_(std::make_unique<Packed>()) {
   check_shape(shape);
-  if (format != Format::f32 && format != Format::bf16) {
-    fail(Code::invalid_argument, "experts: found format {}, expected f32 (0) or bf16 (1)", static_cast<int>(format));
+  if (static_cast<std::uint32_t>(format) >= static_cast<std::uint32_t>(kFormats)) {
+    fail(Code::invalid_argument, "experts: found format {}, expected f32 (0) .. nvfp4 ({})", static_cast<int>(format),
+         kFormats - 1);
   }
   packed_->shape = shape;
   packed_->format = format;
-  packed_->up = PackedMatrices(shape.experts, shape.ffn, shape.hidden, shape.function.gated, format);
-  packed_->down = PackedMatrices(shape.experts, shape.hidden, shape.ffn, false, format);
   ExpertTensors first;
   for (std::int32_t expert = 0; expert < shape.experts; ++expert) {
     ExpertTensors from = tensors(expert);
@@ -145,7 +156,7 @@ ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
     }
     check_tensors(expert, from, first);
     if (expert == 0) {
-      make_biases(*packed_, first);
+      make_matrices(*packed_, first);
     }
     pack_expert(*packed_, expert, from, threads);
   }

@@ -1,9 +1,13 @@
+#include <xmmintrin.h>
+
 #include <algorithm>
 #include <array>
-#include <bit>
 
+#include "cpu/float_mode_x86.hpp"
 #include "cpu/parallel_for.hpp"
 #include "experts/packed.hpp"
+#include "experts/quantise.hpp"
+#include "experts/source.hpp"
 #include "experts/weight_view.hpp"
 #include "fail.hpp"
 
@@ -23,14 +27,6 @@ std::size_t buffer_bytes(std::int64_t count, std::int64_t panels, std::int64_t p
 }
 
 std::int64_t round_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
-
-std::uint16_t round_to_bf16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if (value != value) {
-    return static_cast<std::uint16_t>(((bits & 0x80000000U) | 0x7fc00000U) >> 16);
-  }
-  return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
-}
 
 using Chunk = std::array<std::array<float, kChunk>, kPanel>;
 
@@ -56,7 +52,8 @@ void write_chunk(const Chunk& chunk, std::int64_t depth, Format format, std::byt
 
 }  // namespace
 
-PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::int64_t depth, bool gated, Format format)
+PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::int64_t depth, bool gated, Format format,
+                               const WeightView& like)
     : format_(format),
       gated_(gated),
       count_(count),
@@ -64,8 +61,24 @@ PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::i
       depth_(depth),
       padded_depth_(round_up(depth, kDepth)),
       panels_(round_up(features, gated ? kGatedPanel : kPanel) / (gated ? kGatedPanel : kPanel)),
-      panel_bytes_(padded_depth_ * kPanel * (format == Format::f32 ? 4 : 2)),
-      buffer_(buffer_bytes(count, panels_, panel_bytes_)) {}
+      panel_bytes_(padded_depth_ * kPanel * code_bits(format) / 8),
+      scales_(scales_like(format, like, depth, padded_depth_)) {
+  // An integer sum of a group stays below 2^31, and the sum of its row codes below 2^24.
+  constexpr std::int64_t kMostIntegers = std::int64_t{1} << 17;
+  if (is_integer(format) && std::min(scales_.group, padded_depth_) > kMostIntegers) {
+    fail(Code::not_supported, "experts: found {} weights with one scale for {} inputs, expected at most {}",
+         format_name(format), depth, kMostIntegers);
+  }
+  panel_bytes_ += scales_bytes(scales_, padded_depth_);
+  buffer_ = PageBuffer(buffer_bytes(count, panels_, panel_bytes_));
+  factors_.resize(format == Format::nvfp4 ? static_cast<std::size_t>(count) : 0);
+}
+
+PanelScales PackedMatrices::scales(std::int32_t matrix) const {
+  PanelScales scales = scales_;
+  scales.factor = factors_.empty() ? nullptr : factors_[static_cast<std::size_t>(matrix)].data();
+  return scales;
+}
 
 std::int64_t PackedMatrices::feature_of(std::int64_t panel, std::int64_t column) const {
   return gated_ ? panel * kGatedPanel + column / 16 * 8 + column % 8 : panel * kPanel + column;
@@ -73,22 +86,39 @@ std::int64_t PackedMatrices::feature_of(std::int64_t panel, std::int64_t column)
 
 bool PackedMatrices::is_up(std::int64_t column) const { return gated_ && column % 16 >= 8; }
 
+void PackedMatrices::pack_floats(const std::array<Source, 2>& sources, std::int64_t panel, std::byte* to) const {
+  Chunk chunk;
+  for (std::int64_t k = 0; k < depth_; k += kChunk) {
+    const std::int64_t count = std::min(kChunk, depth_ - k);
+    for (std::int64_t column = 0; column < kPanel; ++column) {
+      const std::int64_t feature = feature_of(panel, column);
+      float* values = chunk[static_cast<std::size_t>(column)].data();
+      std::fill_n(values, kChunk, 0.0F);
+      if (feature < features_) {
+        read_row(*sources[is_up(column) ? 1 : 0].view, feature, k, count, values);
+      }
+    }
+    write_chunk(chunk, std::min(kChunk, padded_depth_ - k), format_, to + k * kPanel * code_bits(format_) / 8);
+  }
+}
+
 void PackedMatrices::pack(std::int32_t matrix, const WeightView& view, const WeightView& up, const Threads& threads) {
   std::byte* base = buffer_.data() + matrix * panels_ * panel_bytes_;
-  const std::int64_t step_bytes = panel_bytes_ / padded_depth_;
-  parallel_for(threads, panels_, [&](std::int64_t panel, int) {
-    Chunk chunk;
-    for (std::int64_t k = 0; k < depth_; k += kChunk) {
-      const std::int64_t count = std::min(kChunk, depth_ - k);
-      for (std::int64_t column = 0; column < kPanel; ++column) {
-        const std::int64_t feature = feature_of(panel, column);
-        float* to = chunk[column].data();
-        std::fill_n(to, kChunk, 0.0F);
-        if (feature < features_) {
-          read_row(is_up(column) ? up : view, feature, k, count, to);
-        }
-      }
-      write_chunk(chunk, std::min(kChunk, padded_depth_ - k), format_, base + panel * panel_bytes_ + k * step_bytes);
+  const std::array<Source, 2> sources = look_at(view, gated_ ? up : view, threads);
+  if (!factors_.empty()) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+      factors_[static_cast<std::size_t>(matrix)][static_cast<std::size_t>(lane)] = sources[is_up(lane) ? 1 : 0].factor;
+    }
+  }
+  const std::int64_t scales = groups() * kPanel;
+  std::vector<float> memory(static_cast<std::size_t>(scales * threads.count()));
+  parallel_for(threads, panels_, [&](std::int64_t panel, int worker) {
+    const FloatMode mode(false);
+    std::byte* to = base + panel * panel_bytes_;
+    if (has_scales(format_)) {
+      pack_codes(sources, panel, memory.data() + scales * worker, to);
+    } else {
+      pack_floats(sources, panel, to);
     }
   });
 }

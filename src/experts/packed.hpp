@@ -1,8 +1,10 @@
 // Packed weights: matrices in the panels that the kernels read; see cpu/kernels.hpp for their layout.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "cpu/kernels.hpp"
 #include "cpu/memory.hpp"
@@ -13,13 +15,20 @@ namespace switchyard {
 // The largest hidden or ffn size: keeps the bytes of a panel in 64 bits.
 inline constexpr std::int64_t kMaxFeatures = std::int64_t{1} << 31;
 
+// Where scales of a format stand for weights of this depth: where those of `like` do, if it has codes of the format.
+PanelScales scales_like(Format format, const WeightView& like, std::int64_t depth, std::int64_t padded_depth);
+
 // `count` matrices [features, depth] of one size. Gated ones hold two matrices, gate and up, interleaved.
 class PackedMatrices {
  public:
   PackedMatrices() = default;
-  PackedMatrices(std::int32_t count, std::int64_t features, std::int64_t depth, bool gated, Format format);
+  // Scales stand where those of `like` do, if it has codes of the format, and else where the format has them. Throws
+  // out_of_memory, not_supported.
+  PackedMatrices(std::int32_t count, std::int64_t features, std::int64_t depth, bool gated, Format format,
+                 const WeightView& like = {});
 
-  // Packs one matrix; `up` is read only if gated. All of `threads` take part.
+  // Packs one matrix; `up` is read only if gated. Codes and scales that the format has are kept, all else is rounded, see
+  // docs/formats.md. All of `threads` take part.
   void pack(std::int32_t matrix, const WeightView& view, const WeightView& up, const Threads& threads);
 
   // Makes room for the biases of all matrices, zeros.
@@ -33,6 +42,9 @@ class PackedMatrices {
   std::int64_t padded_depth() const { return padded_depth_; }
   std::int64_t panels() const { return panels_; }
   std::int64_t panel_bytes() const { return panel_bytes_; }
+  // Of one matrix.
+  PanelScales scales(std::int32_t matrix) const;
+  std::int64_t groups() const { return scale_groups(padded_depth_, scales_.group); }
   // Width of an output row: the features padded to whole panels.
   std::int64_t out_width() const { return panels_ * (gated_ ? kGatedPanel : kPanel); }
   std::size_t bytes() const { return buffer_.bytes() + bias_.bytes(); }
@@ -48,6 +60,17 @@ class PackedMatrices {
   std::int64_t feature_of(std::int64_t panel, std::int64_t column) const;
   bool is_up(std::int64_t column) const;
 
+  // What is known of a matrix before its panels are packed; of gate (or all there is) and of up.
+  struct Source;
+  std::array<Source, 2> look_at(const WeightView& view, const WeightView& up, const Threads& threads) const;
+  bool keeps(const WeightView& view) const;
+  void measure(Source& source, const Threads& threads) const;
+  void pack_floats(const std::array<Source, 2>& sources, std::int64_t panel, std::byte* to) const;
+  // `scales` [kPanel, groups] is its working memory.
+  void pack_codes(const std::array<Source, 2>& sources, std::int64_t panel, float* scales, std::byte* to) const;
+  void find_scales(const Source& source, std::int64_t feature, float* to) const;
+  void find_codes(const Source& source, std::int64_t feature, std::int64_t k, float* scales, std::uint8_t* to) const;
+
   Format format_ = Format::f32;
   bool gated_ = false;
   std::int32_t count_ = 0;
@@ -58,6 +81,8 @@ class PackedMatrices {
   std::int64_t panel_bytes_ = 0;
   PageBuffer buffer_;
   PageBuffer bias_;
+  PanelScales scales_;
+  std::vector<std::array<float, kLanes>> factors_;  // of each matrix, nvfp4 only
 };
 
 struct ExpertWeights::Packed {

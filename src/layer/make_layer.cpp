@@ -56,7 +56,7 @@ PackedMatrices pack_one(const WeightView& view, const char* what, std::int64_t f
     return {};
   }
   check_weight(view, what);
-  PackedMatrices packed(1, features, depth, false, format);
+  PackedMatrices packed(1, features, depth, false, format, view);
   packed.pack(0, view, {}, threads);
   return packed;
 }
