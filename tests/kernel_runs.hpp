@@ -24,6 +24,9 @@ inline std::vector<std::uint32_t> bits_of(const std::vector<float>& values) {
   return bits;
 }
 
+inline constexpr Format kScaledFormats[] = {Format::i8,    Format::i4,    Format::f8_e4m3,
+                                           Format::mxfp4, Format::mxfp8, Format::nvfp4};
+
 // What a GEMM may have besides; empty: nothing.
 struct GemmExtras {
   std::vector<float> bias = {};       // of each feature; with a gate, of gate and up both
