@@ -25,7 +25,7 @@ inline std::vector<std::uint32_t> bits_of(const std::vector<float>& values) {
 }
 
 inline constexpr Format kScaledFormats[] = {Format::i8,    Format::i4,    Format::f8_e4m3,
-                                           Format::mxfp4, Format::mxfp8, Format::nvfp4};
+                                            Format::mxfp4, Format::mxfp8, Format::nvfp4};
 
 // What a GEMM may have besides; empty: nothing.
 struct GemmExtras {
@@ -57,7 +57,7 @@ inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const 
   GemmArgs args{};
   args.math = math;
   args.format = format;
-  args.scales = packed.scales(0);
+  args.scales = packed.scales();
   args.rows = rows.data();
   args.rows_type = DType::f32;
   args.rows_stride = depth;

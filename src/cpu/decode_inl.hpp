@@ -17,9 +17,9 @@ inline V16 load_scales(const std::byte* from, DType dtype) {
 
 // The scales of one group, [kPanel].
 inline void decode_scales(const PanelScales& scales, const std::byte* panel, std::int64_t group, float* to) {
-  const std::byte* from = panel + group * kPanel * scale_size(scales.dtype);
+  const std::byte* from = panel + scales.begin() + group * kPanel * scales.size();
   V16::store(to, load_scales(from, scales.dtype));
-  V16::store(to + kLanes, load_scales(from + kLanes * scale_size(scales.dtype), scales.dtype));
+  V16::store(to + kLanes, load_scales(from + kLanes * scales.size(), scales.dtype));
 }
 
 // Codes of kSteps contraction steps in 32 bits each, kWidth columns; as `scale` times what they stand for.
@@ -47,7 +47,8 @@ inline void decode_floats(const GemmArgs& g, const std::byte* panel, const std::
     decode_scales(g.scales, panel, group, scale);
     for (std::int64_t column = 0; column < kPanel; column += V::kWidth) {
       const float unit = Code::kScale;
-      const V::R factor = V::load(kHasFactor ? g.scales.factor + column % kLanes : scale + column);
+      const V::R factor =
+          V::load(kHasFactor ? reinterpret_cast<const float*>(panel) + column % kLanes : scale + column);
       const V::R by = V::mul(V::load(scale + column), V::broadcast(&unit));
       for (std::int64_t step = begin; step < end; step += Code::kSteps) {
         V::R value[Code::kSteps];

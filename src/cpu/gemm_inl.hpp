@@ -25,7 +25,7 @@ inline void pack_tile(const GemmArgs& g, std::int64_t begin, std::int64_t end, f
                       const GemmScratch& scratch) {
   const std::int64_t count = end - begin;
   const std::int64_t size = g.rows_type == DType::f32 ? 4 : 2;
-  const std::int64_t groups = scale_groups(g.padded_depth, g.scales.group);
+  const std::int64_t groups = g.scales.groups(g.padded_depth);
   for (std::int64_t r = 0; r < count; ++r) {
     const std::int64_t at = g.row_index != nullptr ? g.row_index[begin + r] : begin + r;
     const void* row = static_cast<const std::byte*>(g.rows) + at * g.rows_stride * size;
@@ -156,10 +156,10 @@ inline void finish_tile(const GemmArgs& g, const GemmScratch& scratch, std::int6
 inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t panel, Finish finish,
                        const GemmScratch& scratch) {
   const std::byte* weights = g.panels + panel * g.panel_bytes;
-  const std::byte* codes = weights + scales_bytes(g.scales, g.padded_depth);
+  const std::byte* codes = weights + g.scales.end(g.padded_depth);
   const bool integer = g.math == Math::integer;
   const Line line = line_of(g.math);
-  const std::int64_t groups = scale_groups(g.padded_depth, g.scales.group);
+  const std::int64_t groups = g.scales.groups(g.padded_depth);
   float* sums = integer ? scratch.words : scratch.sums;
   for (std::int64_t k = 0, depth = 0; k < g.padded_depth; k += depth) {
     depth = block_depth(g, split, k);

@@ -14,8 +14,8 @@ namespace switchyard {
 
 // Packed weights are the same for every instruction set: panels of kPanel output features, each [depth / n][kPanel][n],
 // n codes in 32 bits, the depth padded with zeros to a multiple of kDepth. i8 and i4 are unsigned, 128 and 8 more than
-// they stand for; of 8 codes in 32 bits, low halves of bytes are the first four. Scales stand before the codes of a panel,
-// [groups][kPanel].
+// they stand for; of 8 codes in 32 bits, low halves of bytes are the first four. Scales stand before the codes of a
+// panel.
 inline constexpr std::int64_t kPanel = 32;
 inline constexpr std::int64_t kDepth = 32;
 // A gated panel holds kPanel / 2 features: gates 0..7, ups 0..7, gates 8..15, ups 8..15, so that every vector width
@@ -45,22 +45,24 @@ constexpr std::int64_t code_bits(Format format) {
 constexpr bool is_integer(Format format) { return format == Format::i8 || format == Format::i4; }
 constexpr bool has_scales(Format format) { return format != Format::f32 && format != Format::bf16; }
 
-// The scales of a panel: one per column and `group` contraction steps, a multiple of 16 (of kDepth for integers), the
-// last group may be cut off by the padded depth.
+// Where the scales of a panel are: one per column and `group` contraction steps, a multiple of 16 (of kDepth for integers);
+// the last group may be cut off by the padded depth. A panel is a factor [kLanes] f32 for columns i and kLanes + i, if it
+// has one, the scales [groups][kPanel], padded to whole cache lines, and the codes.
 struct PanelScales {
-  std::int64_t group = 0;
-  DType dtype = DType::f32;        // f32, bf16, f8_e8m0, f8_e4m3
-  const float* factor = nullptr;   // [kLanes], one more for columns i and kLanes + i; nvfp4 only
-};
+  std::int64_t group = 0;    // 0: no scales
+  DType dtype = DType::f32;  // f32, bf16, f8_e8m0, f8_e4m3
+  bool has_factor = false;
 
-constexpr std::int64_t scale_groups(std::int64_t padded_depth, std::int64_t group) {
-  return group == 0 ? 0 : (padded_depth + group - 1) / group;
-}
-constexpr std::int64_t scale_size(DType dtype) { return dtype == DType::f32 ? 4 : dtype == DType::bf16 ? 2 : 1; }
-// Bytes before the codes of a panel: whole cache lines.
-constexpr std::int64_t scales_bytes(const PanelScales& scales, std::int64_t padded_depth) {
-  return (scale_groups(padded_depth, scales.group) * kPanel * scale_size(scales.dtype) + 63) / 64 * 64;
-}
+  constexpr std::int64_t groups(std::int64_t padded_depth) const {
+    return group == 0 ? 0 : (padded_depth + group - 1) / group;
+  }
+  constexpr std::int64_t size() const { return dtype == DType::f32 ? 4 : dtype == DType::bf16 ? 2 : 1; }
+  // Where they begin, and where the codes do.
+  constexpr std::int64_t begin() const { return has_factor ? kLanes * 4 : 0; }
+  constexpr std::int64_t end(std::int64_t padded_depth) const {
+    return begin() + (groups(padded_depth) * kPanel * size() + 63) / 64 * 64;
+  }
+};
 
 // How an output element is accumulated.
 enum class Math : std::int32_t {

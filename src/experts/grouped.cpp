@@ -79,7 +79,7 @@ void run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Ker
     GemmArgs args{};
     args.math = gemm.math;
     args.format = weights.format();
-    args.scales = weights.scales(piece.matrix);
+    args.scales = weights.scales();
     args.rows = gemm.row_index != nullptr ? gemm.rows.data
                                           : static_cast<const std::byte*>(gemm.rows.data) + piece.row_begin * row_bytes;
     args.rows_type = gemm.rows.dtype;

@@ -69,15 +69,8 @@ PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::i
     fail(Code::not_supported, "experts: found {} weights with one scale for {} inputs, expected at most {}",
          format_name(format), depth, kMostIntegers);
   }
-  panel_bytes_ += scales_bytes(scales_, padded_depth_);
+  panel_bytes_ += scales_.end(padded_depth_);
   buffer_ = PageBuffer(buffer_bytes(count, panels_, panel_bytes_));
-  factors_.resize(format == Format::nvfp4 ? static_cast<std::size_t>(count) : 0);
-}
-
-PanelScales PackedMatrices::scales(std::int32_t matrix) const {
-  PanelScales scales = scales_;
-  scales.factor = factors_.empty() ? nullptr : factors_[static_cast<std::size_t>(matrix)].data();
-  return scales;
 }
 
 std::int64_t PackedMatrices::feature_of(std::int64_t panel, std::int64_t column) const {
@@ -105,11 +98,6 @@ void PackedMatrices::pack_floats(const std::array<Source, 2>& sources, std::int6
 void PackedMatrices::pack(std::int32_t matrix, const WeightView& view, const WeightView& up, const Threads& threads) {
   std::byte* base = buffer_.data() + matrix * panels_ * panel_bytes_;
   const std::array<Source, 2> sources = look_at(view, gated_ ? up : view, threads);
-  if (!factors_.empty()) {
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-      factors_[static_cast<std::size_t>(matrix)][static_cast<std::size_t>(lane)] = sources[is_up(lane) ? 1 : 0].factor;
-    }
-  }
   const std::int64_t scales = groups() * kPanel;
   std::vector<float> memory(static_cast<std::size_t>(scales * threads.count()));
   parallel_for(threads, panels_, [&](std::int64_t panel, int worker) {

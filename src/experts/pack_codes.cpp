@@ -172,7 +172,7 @@ PanelScales scales_like(Format format, const WeightView& like, std::int64_t dept
     case Format::mxfp8:
       return {32, DType::f8_e8m0};
     default:
-      return {16, DType::f8_e4m3};
+      return {16, DType::f8_e4m3, true};
   }
 }
 
@@ -272,7 +272,7 @@ void PackedMatrices::pack_codes(const std::array<Source, 2>& sources, std::int64
     }
   }
   CodeChunk chunk;
-  std::byte* codes = to + scales_bytes(scales_, padded_depth_);
+  std::byte* codes = to + scales_.end(padded_depth_);
   for (std::int64_t k = 0; k < depth_; k += kChunk) {
     for (std::int64_t column = 0; column < kPanel; ++column) {
       auto& out = chunk[static_cast<std::size_t>(column)];
@@ -284,7 +284,10 @@ void PackedMatrices::pack_codes(const std::array<Source, 2>& sources, std::int64
     write_codes(chunk, std::min(kChunk, padded_depth_ - k), format_, codes + k * kPanel * code_bits(format_) / 8);
   }
   for (std::int64_t i = 0; i < kPanel * groups(); ++i) {
-    store_scale(scales_.dtype, scales[i % kPanel * groups() + i / kPanel], to + i * scale_size(scales_.dtype));
+    store_scale(scales_.dtype, scales[i % kPanel * groups() + i / kPanel], to + scales_.begin() + i * scales_.size());
+  }
+  for (std::int64_t lane = 0; scales_.has_factor && lane < kLanes; ++lane) {
+    reinterpret_cast<float*>(to)[lane] = source_of(lane).factor;
   }
 }
 

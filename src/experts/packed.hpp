@@ -4,7 +4,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "cpu/kernels.hpp"
 #include "cpu/memory.hpp"
@@ -42,9 +41,8 @@ class PackedMatrices {
   std::int64_t padded_depth() const { return padded_depth_; }
   std::int64_t panels() const { return panels_; }
   std::int64_t panel_bytes() const { return panel_bytes_; }
-  // Of one matrix.
-  PanelScales scales(std::int32_t matrix) const;
-  std::int64_t groups() const { return scale_groups(padded_depth_, scales_.group); }
+  const PanelScales& scales() const { return scales_; }
+  std::int64_t groups() const { return scales_.groups(padded_depth_); }
   // Width of an output row: the features padded to whole panels.
   std::int64_t out_width() const { return panels_ * (gated_ ? kGatedPanel : kPanel); }
   std::size_t bytes() const { return buffer_.bytes() + bias_.bytes(); }
@@ -82,7 +80,6 @@ class PackedMatrices {
   PageBuffer buffer_;
   PageBuffer bias_;
   PanelScales scales_;
-  std::vector<std::array<float, kLanes>> factors_;  // of each matrix, nvfp4 only
 };
 
 struct ExpertWeights::Packed {
