@@ -16,6 +16,9 @@ namespace switchyard::cli {
 
 struct InspectOptions {
   std::filesystem::path model;
+  std::int64_t tokens = 0;  // 0: no workspace is asked for; this and the next ones: of the forward it is for
+  DType dtype = DType::f32;
+  int threads = 0;
   bool json = false;
 };
 void inspect(const InspectOptions& options);

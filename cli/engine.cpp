@@ -290,24 +290,28 @@ bool ModelRun::holds() const {
                      [](const LayerRun& layer) { return !layer.comparison || layer.comparison->holds(); });
 }
 
+LayerOptions layer_options(const ModelInfo& model, DType dtype, int threads) {
+  LayerOptions options;
+  options.format = dtype == DType::bf16 || model.weights == DType::bf16 ? Format::bf16 : Format::f32;
+  options.activations = dtype;
+  options.threads = Threads::pool(threads);
+  return options;
+}
+
 ModelRun run_layers(const RunOptions& options) {
   const InputFile input(options.input);
   const Model model = Model::open(options.model);
   ModelRun run;
   run.model = model.info();
   run.activations = options.dtype;
-  const bool narrow = options.dtype == DType::bf16 || run.model.weights == DType::bf16;
-  run.format = narrow ? Format::bf16 : Format::f32;
+  const LayerOptions made = layer_options(run.model, options.dtype, options.threads);
+  run.format = made.format;
+  run.threads = made.threads.count();
   const std::vector<LayerTask> tasks = plan_tasks(options, run.model, input);
   check_output(options.output, tasks);
 
-  LayerOptions layer_options;
-  layer_options.format = run.format;
-  layer_options.activations = options.dtype;
-  layer_options.threads = Threads::pool(options.threads);
-  run.threads = layer_options.threads.count();
   for (const LayerTask& task : tasks) {
-    const Layer layer = load_layer(model, task.layer, layer_options);
+    const Layer layer = load_layer(model, task.layer, made);
     LayerRun result = forward_layer(layer, task);
     count_work(run.model, run.format, result);
     if (task.expected) result.comparison = compare(result, *task.expected, options.dtype);

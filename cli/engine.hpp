@@ -59,6 +59,9 @@ struct ModelRun {
 double expert_elements(const ModelInfo& model);
 double common_elements(const ModelInfo& model);
 
+// How a model's layers are made for `dtype`: weights are bf16 if what multiplies them or the checkpoint is.
+LayerOptions layer_options(const ModelInfo& model, DType dtype, int threads);
+
 // Everything that can be refused is, before the first layer is packed. Progress goes to stderr if that is a terminal.
 ModelRun run_layers(const RunOptions& options);
 

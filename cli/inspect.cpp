@@ -1,6 +1,7 @@
 // `switchyard inspect`: what a checkpoint is, without reading a weight.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "commands.hpp"
@@ -52,7 +53,18 @@ void add_block(nlohmann::ordered_json& json, const ModelInfo& info) {
   if (!info.outside.empty()) json["outside"] = info.outside;
 }
 
-std::string json_text(const InspectOptions& options, const ModelInfo& info) {
+// Bytes for every MoE layer, in their order; empty if nobody asks or no layer runs.
+std::vector<std::size_t> workspace_bytes(const InspectOptions& options, const Model& model) {
+  std::vector<std::size_t> bytes;
+  if (options.tokens == 0 || !model.info().unsupported.empty()) return bytes;
+  const LayerOptions made = layer_options(model.info(), options.dtype, options.threads);
+  for (const std::int32_t layer : model.info().moe_layers) {
+    bytes.push_back(model.workspace_bytes(layer, made, options.tokens));
+  }
+  return bytes;
+}
+
+std::string json_text(const InspectOptions& options, const ModelInfo& info, const std::vector<std::size_t>& workspace) {
   nlohmann::ordered_json json;
   json["path"] = options.model.string();
   json["model_type"] = info.model_type;
@@ -81,6 +93,11 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info) {
   json["formats"] = nlohmann::ordered_json::object();
   for (const Format format : {Format::f32, Format::bf16}) {
     json["formats"][format_name(format)] = static_cast<std::uint64_t>(packed_bytes(info, format));
+  }
+  if (options.tokens > 0) {
+    json["tokens"] = options.tokens;
+    json["threads"] = Threads::pool(options.threads).count();
+    json["workspace_bytes"] = workspace;
   }
   json["unsupported"] = info.unsupported;
   // A path need not be UTF-8.
@@ -150,7 +167,17 @@ void print_block(const ModelInfo& info) {
   line("weights", dtype_name(info.weights));
 }
 
-void print_text(const InspectOptions& options, const ModelInfo& info) {
+void print_workspace(const InspectOptions& options, const std::vector<std::size_t>& workspace) {
+  if (workspace.empty()) return;
+  const int threads = Threads::pool(options.threads).count();
+  const auto [least, most] = std::minmax_element(workspace.begin(), workspace.end());
+  const std::string least_text = *least == *most ? "" : bytes_text(static_cast<double>(*least)) + " to ";
+  line("workspace", fmt::format("{}{} for {} token{} in {} on {} thread{}; one serves all layers", least_text,
+                                bytes_text(static_cast<double>(*most)), options.tokens, options.tokens == 1 ? "" : "s",
+                                dtype_name(options.dtype), threads, threads == 1 ? "" : "s"));
+}
+
+void print_text(const InspectOptions& options, const ModelInfo& info, const std::vector<std::size_t>& workspace) {
   fmt::print("{}\n", options.model.string());
   line("model_type", fmt::format("{} (family {})", info.model_type, info.family));
   if (info.layers > 0) print_block(info);
@@ -160,6 +187,7 @@ void print_text(const InspectOptions& options, const ModelInfo& info) {
     line("formats", fmt::format("f32: {}, bf16: {} packed, all layers", bytes_text(packed_bytes(info, Format::f32)),
                                 bytes_text(packed_bytes(info, Format::bf16))));
   }
+  print_workspace(options, workspace);
   if (!info.outside.empty()) line("left to you", info.outside);
   line("not supported", info.unsupported.empty() ? "nothing: every MoE layer runs" : "");
   for (const std::string& reason : info.unsupported) fmt::print("    {}\n", reason);
@@ -169,10 +197,11 @@ void print_text(const InspectOptions& options, const ModelInfo& info) {
 
 void inspect(const InspectOptions& options) {
   const Model model = Model::open(options.model);
+  const std::vector<std::size_t> workspace = workspace_bytes(options, model);
   if (options.json) {
-    fmt::print("{}\n", json_text(options, model.info()));
+    fmt::print("{}\n", json_text(options, model.info(), workspace));
   } else {
-    print_text(options, model.info());
+    print_text(options, model.info(), workspace);
   }
 }
 

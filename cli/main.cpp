@@ -118,8 +118,14 @@ CLI::Option* add_outputs(CLI::App* command, std::vector<std::string>& outputs, c
 CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
   CLI::App* command = app.add_subcommand("inspect", "Say what a checkpoint is, without reading a weight");
   command->add_option("MODEL", options.model, "Checkpoint folder")->required()->type_name("");
+  command->add_option("--tokens", options.tokens, "Say how much workspace a forward of so many tokens needs")
+      ->check(one_to(kMaxTokens))
+      ->type_name("N");
+  add_choice(command, "--dtype", options.dtype, dtype_choices({DType::f32, DType::bf16}),
+             "What the experts of that forward multiply; default: f32");
+  add_threads(command, options.threads);
   command->add_flag("--json", options.json, "Print JSON");
-  command->footer("Example:\n  switchyard inspect Qwen3-30B-A3B");
+  command->footer("Example:\n  switchyard inspect Qwen3-30B-A3B --tokens 8192");
   return command;
 }
 

@@ -49,6 +49,8 @@ class SWITCHYARD_API ExpertWeights {
   // for sizes or types that cannot be, out_of_memory.
   ExpertWeights(const ExpertShape& shape, Format format, const std::function<ExpertTensors(std::int32_t)>& tensors,
                 const Threads& threads = Threads());
+  // Sizes alone, nothing packed: what bytes() is before there are tensors. Throws invalid_argument.
+  ExpertWeights(const ExpertShape& shape, Format format);
   ~ExpertWeights();
   ExpertWeights(ExpertWeights&&) noexcept;
   ExpertWeights& operator=(ExpertWeights&&) noexcept;
@@ -60,6 +62,7 @@ class SWITCHYARD_API ExpertWeights {
 
   struct Packed;
   const Packed& packed() const noexcept { return *packed_; }
+  Packed& packed() noexcept { return *packed_; }
 
  private:
   std::unique_ptr<Packed> packed_;

@@ -76,6 +76,9 @@ class SWITCHYARD_API Layer {
  public:
   // Packs. Throws invalid_argument, not_supported, out_of_memory.
   Layer(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options);
+  struct Parts;
+  // Of parts that are packed: how Model makes a layer from its cache.
+  explicit Layer(std::unique_ptr<const Parts> parts);
   ~Layer();
   Layer(Layer&&) noexcept;
   Layer& operator=(Layer&&) noexcept;
@@ -92,6 +95,11 @@ class SWITCHYARD_API Layer {
   // The same for a given routing of `topk` slots.
   std::size_t workspace_bytes(std::int64_t max_tokens, std::int32_t topk) const;
 
+  // What workspace_bytes(max_tokens) of a layer made of these would say, without packing it: weights.expert is not called
+  // and no matrix is read, it only matters whether it has data. Throws as the constructor.
+  static std::size_t workspace_bytes(const LayerWeights& weights, const RouterOptions& router,
+                                     const LayerOptions& options, std::int64_t max_tokens);
+
   // x [T,H] → y [T,H], f32 or bf16 each. y must not overlap x (columns that lie interleaved count as
   // overlapping); neither may lie in the workspace. Allocates nothing. Throws invalid_argument before any
   // work. `inputs` must not lie in the workspace either: what an earlier forward with it returned has to be copied before
@@ -102,8 +110,6 @@ class SWITCHYARD_API Layer {
   // duplicates count twice. They must not lie in the workspace: what an earlier forward with it returned has to be
   // copied first.
   ForwardResult forward(ConstMatrix x, Routing routing, Matrix y, const Workspace& workspace) const;
-
-  struct Parts;
 
  private:
   std::unique_ptr<const Parts> parts_;

@@ -65,6 +65,10 @@ class SWITCHYARD_API Model {
   // its table of experts names none.
   Layer layer(std::int32_t index, const LayerOptions& options = {}, const Progress& progress = {}) const;
 
+  // Bytes of workspace that a forward of `index` with up to max_tokens will need, known without packing: the same number
+  // as layer(index, options).workspace_bytes(max_tokens). Throws as layer does.
+  std::size_t workspace_bytes(std::int32_t index, const LayerOptions& options, std::int64_t max_tokens) const;
+
  private:
   struct Impl;
   explicit Model(std::unique_ptr<Impl> impl);

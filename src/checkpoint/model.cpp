@@ -191,6 +191,19 @@ struct Model::Impl {
     for_each_tensor(layer, [&](const NamedShape& wanted, Role role) { check(wanted, role); });
   }
 
+  // What an MoE layer is made of but for its experts.
+  BlockWeights block(std::int32_t index, std::vector<const Tensor*>& used) const {
+    if (!info.unsupported.empty()) {
+      fail(Code::not_supported, "model: {}: {}", file_name, fmt::join(info.unsupported, "; "));
+    }
+    const auto& layers = info.moe_layers;
+    if (!std::binary_search(layers.begin(), layers.end(), index)) {
+      fail(Code::invalid_argument, "model: layer {} has no experts, expected one of [{}]", index,
+           fmt::join(layers, ","));
+    }
+    return read_block(file, file_name, config, place, index, used);
+  }
+
   ExpertFiles expert_files(const ExpertPlace& routed, std::int32_t expert) const {
     ExpertFiles tensors{};
     const ExpertNames names = expert_names(routed, expert);
@@ -226,18 +239,16 @@ Model Model::open(const fs::path& folder) {
 
 const ModelInfo& Model::info() const noexcept { return impl_->info; }
 
+std::size_t Model::workspace_bytes(std::int32_t index, const LayerOptions& options, std::int64_t max_tokens) const {
+  std::vector<const Tensor*> used;
+  const BlockWeights block = impl_->block(index, used);
+  return Layer::workspace_bytes(block.weights, block.router, options, max_tokens);
+}
+
 Layer Model::layer(std::int32_t index, const LayerOptions& options, const Progress& progress) const {
   const Impl& model = *impl_;
-  if (!model.info.unsupported.empty()) {
-    fail(Code::not_supported, "model: {}: {}", model.file_name, fmt::join(model.info.unsupported, "; "));
-  }
-  const auto& layers = model.info.moe_layers;
-  if (!std::binary_search(layers.begin(), layers.end(), index)) {
-    fail(Code::invalid_argument, "model: layer {} has no experts, expected one of [{}]", index, fmt::join(layers, ","));
-  }
-
   std::vector<const Tensor*> used;
-  BlockWeights block = read_block(model.file, model.file_name, model.config, model.place, index, used);
+  BlockWeights block = model.block(index, used);
   const ExpertPlace routed = routed_place(model.config, model.place, index);
   const auto finish = [&](std::int32_t expert) {
     model.release_expert(routed, expert);

@@ -120,9 +120,7 @@ const char* activation_name(Activation activation) noexcept {
   return "unknown";
 }
 
-ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
-                             const std::function<ExpertTensors(std::int32_t)>& tensors, const Threads& threads)
-    : packed_(std::make_unique<Packed>()) {
+ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format) : packed_(std::make_unique<Packed>()) {
   check_shape(shape);
   if (format != Format::f32 && format != Format::bf16) {
     fail(Code::invalid_argument, "experts: found format {}, expected f32 (0) or bf16 (1)", static_cast<int>(format));
@@ -131,6 +129,17 @@ ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
   packed_->format = format;
   packed_->up = PackedMatrices(shape.experts, shape.ffn, shape.hidden, shape.function.gated, format);
   packed_->down = PackedMatrices(shape.experts, shape.hidden, shape.ffn, false, format);
+}
+
+ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
+                             const std::function<ExpertTensors(std::int32_t)>& tensors, const Threads& threads)
+    : ExpertWeights(shape, format) {
+  pack_experts(*packed_, tensors, threads);
+}
+
+void pack_experts(ExpertWeights::Packed& packed, const std::function<ExpertTensors(std::int32_t)>& tensors,
+                  const Threads& threads) {
+  const ExpertShape& shape = packed.shape;
   ExpertTensors first;
   for (std::int32_t expert = 0; expert < shape.experts; ++expert) {
     ExpertTensors from = tensors(expert);
@@ -144,9 +153,9 @@ ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
     }
     check_tensors(expert, from, first);
     if (expert == 0) {
-      make_biases(*packed_, first);
+      make_biases(packed, first);
     }
-    pack_expert(*packed_, expert, from, threads);
+    pack_expert(packed, expert, from, threads);
   }
 }
 

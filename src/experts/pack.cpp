@@ -120,7 +120,7 @@ PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::i
       padded_depth_(round_up(depth, kDepth)),
       panels_(round_up(features, gated ? kGatedPanel : kPanel) / (gated ? kGatedPanel : kPanel)),
       panel_bytes_(padded_depth_ * kPanel * (format == Format::f32 ? 4 : 2)),
-      buffer_(buffer_bytes(count, panels_, panel_bytes_)) {}
+      bytes_(buffer_bytes(count, panels_, panel_bytes_)) {}
 
 std::int64_t PackedMatrices::feature_of(std::int64_t panel, std::int64_t column) const {
   return gated_ ? panel * kGatedPanel + column / 16 * 8 + column % 8 : panel * kPanel + column;
@@ -129,6 +129,9 @@ std::int64_t PackedMatrices::feature_of(std::int64_t panel, std::int64_t column)
 bool PackedMatrices::is_up(std::int64_t column) const { return gated_ && column % 16 >= 8; }
 
 void PackedMatrices::pack(std::int32_t matrix, const WeightView& view, const WeightView& up, const Threads& threads) {
+  if (buffer_.bytes() == 0) {
+    buffer_ = PageBuffer(bytes_);
+  }
   std::byte* base = buffer_.data() + matrix * panels_ * panel_bytes_;
   const std::int64_t step_bytes = panel_bytes_ / padded_depth_;
   parallel_for(threads, panels_, [&](std::int64_t panel, int) {

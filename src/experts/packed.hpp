@@ -13,7 +13,8 @@ namespace switchyard {
 // The largest hidden or ffn size: keeps the bytes of a panel in 64 bits.
 inline constexpr std::int64_t kMaxFeatures = std::int64_t{1} << 31;
 
-// `count` matrices [features, depth] of one size. Gated ones hold two matrices, gate and up, interleaved.
+// `count` matrices [features, depth] of one size. Gated ones hold two matrices, gate and up, interleaved. Sizes are
+// known from construction on; memory is taken by the first matrix that is packed.
 class PackedMatrices {
  public:
   PackedMatrices() = default;
@@ -35,7 +36,7 @@ class PackedMatrices {
   std::int64_t panel_bytes() const { return panel_bytes_; }
   // Width of an output row: the features padded to whole panels.
   std::int64_t out_width() const { return panels_ * (gated_ ? kGatedPanel : kPanel); }
-  std::size_t bytes() const { return buffer_.bytes() + bias_.bytes(); }
+  std::size_t bytes() const { return bytes_ + bias_.bytes(); }
   bool empty() const { return panels_ == 0; }
   const std::byte* matrix(std::int32_t index) const { return buffer_.data() + index * panels_ * panel_bytes_; }
   // [panels, kPanel] f32 in the order of the panels' columns; null without biases.
@@ -56,6 +57,7 @@ class PackedMatrices {
   std::int64_t padded_depth_ = 0;
   std::int64_t panels_ = 0;
   std::int64_t panel_bytes_ = 0;
+  std::size_t bytes_ = 0;  // of all matrices
   PageBuffer buffer_;
   PageBuffer bias_;
 };
@@ -66,6 +68,10 @@ struct ExpertWeights::Packed {
   PackedMatrices up;    // gate, if there is one, and up, [F,H] each
   PackedMatrices down;  // [H,F]
 };
+
+// Packs all experts; see ExpertWeights.
+void pack_experts(ExpertWeights::Packed& packed, const std::function<ExpertTensors(std::int32_t)>& tensors,
+                  const Threads& threads);
 
 // Elements (out, in), (out, in + 1), … of a view as f32.
 void read_row(const WeightView& view, std::int64_t out, std::int64_t in, std::int64_t count, float* to);

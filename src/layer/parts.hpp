@@ -29,6 +29,11 @@ struct Layer::Parts {
   std::vector<float> output_bias;  // [H padded to the panel]; empty: none
 };
 
+// What a layer of these will hold, with all sizes, and nothing packed yet. Throws as Layer.
+Layer::Parts plan_parts(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options);
+// Packs what was planned for the same weights.
+void pack_parts(Layer::Parts& parts, const LayerWeights& weights);
+
 // For one chunk of tokens.
 struct ChunkMemory {
   std::int64_t tokens;
