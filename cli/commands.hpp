@@ -31,6 +31,7 @@ struct RunOptions {
   std::string tensor;                // empty: layer.L.input
   DType dtype = DType::f32;
   int threads = 0;
+  std::filesystem::path cache;  // folder of packed weights; empty: none
   bool expect = false;
   std::filesystem::path report;  // empty: none
 };

@@ -92,9 +92,11 @@ class Progress {
   Clock::time_point next_{};
 };
 
-Layer load_layer(const Model& model, std::int32_t layer, const LayerOptions& options) {
+Layer load_layer(const Model& model, std::int32_t layer, const LayerOptions& options,
+                 const std::filesystem::path& cache) {
   Progress progress(layer);
-  return model.layer(layer, options, [&](std::int32_t done, std::int32_t of) { progress.show(done, of); });
+  return model.layer(
+      layer, options, [&](std::int32_t done, std::int32_t of) { progress.show(done, of); }, cache);
 }
 
 // Runs `forward` a few times and returns the time of the fastest in ms.
@@ -311,7 +313,7 @@ ModelRun run_layers(const RunOptions& options) {
   check_output(options.output, tasks);
 
   for (const LayerTask& task : tasks) {
-    const Layer layer = load_layer(model, task.layer, made);
+    const Layer layer = load_layer(model, task.layer, made, options.cache);
     LayerRun result = forward_layer(layer, task);
     count_work(run.model, run.format, result);
     if (task.expected) result.comparison = compare(result, *task.expected, options.dtype);

@@ -144,6 +144,8 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
   add_choice(command, "--dtype", options.dtype, dtype_choices({DType::f32, DType::bf16}),
              "What the experts multiply; default: f32");
   add_threads(command, options.threads);
+  command->add_option("--cache", options.cache, "Keep packed weights in this folder, and use those that are there")
+      ->type_name("FOLDER");
   command->add_flag("--expect", options.expect, "Compare with layer.L.output and layer.L.expert of the input file");
   command->add_option("--report", options.report, "Write a page about the run")->type_name("FILE.html");
   command->footer(

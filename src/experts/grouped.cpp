@@ -14,7 +14,8 @@ constexpr std::int64_t kPiecesPerThread = 32;
 // per byte).
 constexpr std::int64_t kPanelCost = 8;
 
-// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (24 KiB ahead), many times.
+// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (24 KiB ahead),
+// many times.
 constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
 
 std::int64_t row_pieces(std::int64_t rows) { return (rows + kMaxGemmRows - 1) / kMaxGemmRows; }

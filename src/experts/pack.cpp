@@ -2,6 +2,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "cpu/parallel_for.hpp"
 #include "experts/packed.hpp"
@@ -13,7 +14,7 @@ namespace {
 constexpr std::int64_t kChunk = 64;  // contraction steps that are converted at a time: 8 KiB for a panel, in L1
 
 // Throws out_of_memory if the product does not fit.
-std::size_t buffer_bytes(std::int64_t count, std::int64_t panels, std::int64_t panel_bytes) {
+std::size_t bytes_of(std::int64_t count, std::int64_t panels, std::int64_t panel_bytes) {
   std::int64_t bytes = 0;
   if (__builtin_mul_overflow(count, panels, &bytes) || __builtin_mul_overflow(bytes, panel_bytes, &bytes)) {
     fail(Code::out_of_memory, "experts: found {} matrices of {} panels of {} bytes, expected less than 2^63 bytes",
@@ -120,7 +121,7 @@ PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::i
       padded_depth_(round_up(depth, kDepth)),
       panels_(round_up(features, gated ? kGatedPanel : kPanel) / (gated ? kGatedPanel : kPanel)),
       panel_bytes_(padded_depth_ * kPanel * (format == Format::f32 ? 4 : 2)),
-      bytes_(buffer_bytes(count, panels_, panel_bytes_)) {}
+      bytes_(bytes_of(count, panels_, panel_bytes_)) {}
 
 std::int64_t PackedMatrices::feature_of(std::int64_t panel, std::int64_t column) const {
   return gated_ ? panel * kGatedPanel + column / 16 * 8 + column % 8 : panel * kPanel + column;
@@ -151,9 +152,17 @@ void PackedMatrices::pack(std::int32_t matrix, const WeightView& view, const Wei
   });
 }
 
-void PackedMatrices::make_bias() {
-  bias_ = PageBuffer(buffer_bytes(count_, panels_, kPanel * static_cast<std::int64_t>(sizeof(float))));
+void PackedMatrices::make_bias() { bias_ = PageBuffer(buffer_bytes(1)); }
+
+std::array<std::span<const std::byte>, PackedMatrices::kBuffers> PackedMatrices::buffers() const {
+  return {std::span(buffer_.data(), buffer_.bytes()), std::span(bias_.data(), bias_.bytes())};
 }
+
+std::size_t PackedMatrices::buffer_bytes(std::size_t index) const {
+  return index == 0 ? bytes_ : bytes_of(count_, panels_, kPanel * static_cast<std::int64_t>(sizeof(float)));
+}
+
+void PackedMatrices::adopt(std::size_t index, PageBuffer buffer) { (index == 0 ? buffer_ : bias_) = std::move(buffer); }
 
 void PackedMatrices::pack_bias(std::int32_t matrix, const WeightView& view, const WeightView& up) {
   float* to = reinterpret_cast<float*>(bias_.data()) + matrix * panels_ * kPanel;

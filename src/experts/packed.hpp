@@ -1,8 +1,10 @@
 // Packed weights: matrices in the panels that the kernels read; see cpu/kernels.hpp for their layout.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "cpu/kernels.hpp"
 #include "cpu/memory.hpp"
@@ -12,6 +14,9 @@ namespace switchyard {
 
 // The largest hidden or ffn size: keeps the bytes of a panel in 64 bits.
 inline constexpr std::int64_t kMaxFeatures = std::int64_t{1} << 31;
+
+// Of the bytes of a packed form: raised by whatever changes them, so that caches on disk are packed anew.
+inline constexpr std::uint32_t kPackedVersion = 1;
 
 // `count` matrices [features, depth] of one size. Gated ones hold two matrices, gate and up, interleaved. Sizes are
 // known from construction on; memory is taken by the first matrix that is packed.
@@ -28,6 +33,16 @@ class PackedMatrices {
   // Packs the bias of one matrix, `up` only if gated; a view without data stands for zeros.
   void pack_bias(std::int32_t matrix, const WeightView& view, const WeightView& up);
 
+  // What a cache on disk holds: weights, and biases if there are any.
+  static constexpr std::size_t kBuffers = 2;
+  std::array<std::span<const std::byte>, kBuffers> buffers() const;
+  // What buffer `index` takes if it is there.
+  std::size_t buffer_bytes(std::size_t index) const;
+  // Takes a buffer of that size instead of packing.
+  void adopt(std::size_t index, PageBuffer buffer);
+
+  std::int32_t count() const { return count_; }
+  std::int64_t features() const { return features_; }
   Format format() const { return format_; }
   bool gated() const { return gated_; }
   std::int64_t depth() const { return depth_; }

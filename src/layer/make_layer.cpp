@@ -159,6 +159,8 @@ std::int64_t Layer::ffn() const noexcept { return parts_->experts.shape().ffn; }
 const RouterOptions& Layer::router() const noexcept { return parts_->router.options; }
 const LayerOptions& Layer::options() const noexcept { return parts_->options; }
 
+bool Layer::from_cache() const noexcept { return parts_->from_cache; }
+
 std::size_t Layer::weight_bytes() const noexcept {
   return parts_->experts.bytes() + (parts_->shared ? parts_->shared->bytes() : 0) + parts_->router.weight.bytes() +
          parts_->shared_gate.bytes() + parts_->latent_in.bytes() + parts_->latent_out.bytes() +

@@ -27,6 +27,7 @@ struct Layer::Parts {
   PackedMatrices latent_in;        // [latent,H]; empty: the experts work in H
   PackedMatrices latent_out;       // [H,latent]
   std::vector<float> output_bias;  // [H padded to the panel]; empty: none
+  bool from_cache = false;
 };
 
 // What a layer of these will hold, with all sizes, and nothing packed yet. Throws as Layer.
