@@ -297,6 +297,17 @@ SWITCHYARD_API switchyard_status switchyard_model_layer(const switchyard_model* 
                                                         const switchyard_layer_options* options,
                                                         switchyard_progress progress, void* progress_context,
                                                         switchyard_layer** layer);
+/* The same, with the packed form kept in a file in the folder `cache`, and mapped the next time; NULL: none. A file that
+ * is damaged, of another version or of weights that have changed is replaced. _IO, before packing, where a file is
+ * needed and cannot be made. */
+SWITCHYARD_API switchyard_status switchyard_model_layer_cached(const switchyard_model* model, int32_t index,
+                                                               const switchyard_layer_options* options,
+                                                               const char* cache, switchyard_progress progress,
+                                                               void* progress_context, switchyard_layer** layer);
+/* What switchyard_layer_workspace_bytes of that layer will say, without packing it. */
+SWITCHYARD_API switchyard_status switchyard_model_workspace_bytes(const switchyard_model* model, int32_t index,
+                                                                  const switchyard_layer_options* options,
+                                                                  int64_t max_tokens, size_t* bytes);
 
 /* Tensors in files. */
 

@@ -113,13 +113,13 @@ inline constexpr std::int64_t kDecodeDepth = 128;
 
 // For any instruction set: row tiles as f32 and a tile of sums for every row; with codes, a decoded block; for integers,
 // a tile of integer sums, a scale and a sum per group for every row, too.
-constexpr std::size_t gemm_scratch_bytes(Math math, std::int64_t rows, std::int64_t padded_depth, std::int64_t groups) {
+constexpr std::size_t gemm_scratch_bytes(Math math, std::int64_t rows, std::int64_t padded_depth) {
   std::int64_t floats = rows * (padded_depth + kPanel);
   if (math == Math::decoded || math == Math::integer) {
     floats += kDecodeDepth * kPanel;
   }
   if (math == Math::integer) {
-    floats += rows * (kPanel + groups + 1);
+    floats += rows * (kPanel + padded_depth / kDepth + 1);  // no group is shorter
   }
   return static_cast<std::size_t>(floats) * sizeof(float);
 }

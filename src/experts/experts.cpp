@@ -74,13 +74,7 @@ void check_tensors(std::int32_t expert, const ExpertTensors& tensors, const Expe
   check_weight(tensors.down, "down");
 }
 
-// Room for all experts, laid out as the first one is.
-void make_matrices(ExpertWeights::Packed& packed, const ExpertTensors& first) {
-  const ExpertShape& shape = packed.shape;
-  const bool gated = shape.function.gated;
-  packed.up =
-      PackedMatrices(shape.experts, shape.ffn, shape.hidden, gated, packed.format, gated ? first.gate : first.up);
-  packed.down = PackedMatrices(shape.experts, shape.hidden, shape.ffn, false, packed.format, first.down);
+void make_biases(ExpertWeights::Packed& packed, const ExpertTensors& first) {
   if (first.gate_bias.data != nullptr || first.up_bias.data != nullptr) {
     packed.up.make_bias();
   }
@@ -109,6 +103,14 @@ const char* format_name(Format format) noexcept {
   return index < std::size(kFormatNames) ? kFormatNames[index] : "unknown";
 }
 
+double format_bytes(Format format) noexcept {
+  constexpr std::int64_t kDeep = std::int64_t{1} << 40;
+  const PanelScales scales = scales_like(format, {}, kDeep, kDeep);
+  const double of_scales =
+      scales.group == 0 ? 0 : static_cast<double>(scales.size()) / static_cast<double>(scales.group);
+  return static_cast<double>(code_bits(format)) / 8 + of_scales;
+}
+
 const char* activation_name(Activation activation) noexcept {
   switch (activation) {
     case Activation::silu:
@@ -133,9 +135,7 @@ const char* activation_name(Activation activation) noexcept {
   return "unknown";
 }
 
-ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
-                             const std::function<ExpertTensors(std::int32_t)>& tensors, const Threads& threads)
-    : packed_(std::make_unique<Packed>()) {
+ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format) : packed_(std::make_unique<Packed>()) {
   check_shape(shape);
   if (static_cast<std::uint32_t>(format) >= static_cast<std::uint32_t>(kFormats)) {
     fail(Code::invalid_argument, "experts: found format {}, expected f32 (0) .. nvfp4 ({})", static_cast<int>(format),
@@ -143,6 +143,19 @@ ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
   }
   packed_->shape = shape;
   packed_->format = format;
+  packed_->up = PackedMatrices(shape.experts, shape.ffn, shape.hidden, shape.function.gated, format);
+  packed_->down = PackedMatrices(shape.experts, shape.hidden, shape.ffn, false, format);
+}
+
+ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
+                             const std::function<ExpertTensors(std::int32_t)>& tensors, const Threads& threads)
+    : ExpertWeights(shape, format) {
+  pack_experts(*packed_, tensors, threads);
+}
+
+void pack_experts(ExpertWeights::Packed& packed, const std::function<ExpertTensors(std::int32_t)>& tensors,
+                  const Threads& threads) {
+  const ExpertShape& shape = packed.shape;
   ExpertTensors first;
   for (std::int32_t expert = 0; expert < shape.experts; ++expert) {
     ExpertTensors from = tensors(expert);
@@ -156,9 +169,9 @@ ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
     }
     check_tensors(expert, from, first);
     if (expert == 0) {
-      make_matrices(*packed_, first);
+      make_biases(packed, first);
     }
-    pack_expert(*packed_, expert, from, threads);
+    pack_expert(packed, expert, from, threads);
   }
 }
 

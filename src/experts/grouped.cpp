@@ -14,7 +14,8 @@ constexpr std::int64_t kPiecesPerThread = 32;
 // per byte).
 constexpr std::int64_t kPanelCost = 8;
 
-// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (24 KiB ahead), many times.
+// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (24 KiB ahead),
+// many times.
 constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
 
 std::int64_t row_pieces(std::int64_t rows) { return (rows + kMaxGemmRows - 1) / kMaxGemmRows; }
@@ -57,8 +58,7 @@ std::int64_t max_pieces(std::int64_t rows, std::int32_t count, int threads) {
 }  // namespace
 
 std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows) {
-  return gemm_scratch_bytes(math_of(weights.format()), std::min(rows, kMaxGemmRows), weights.padded_depth(),
-                            weights.groups());
+  return gemm_scratch_bytes(math_of(weights.format()), std::min(rows, kMaxGemmRows), weights.padded_depth());
 }
 
 GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads) {

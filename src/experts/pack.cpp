@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "cpu/float_mode_x86.hpp"
 #include "cpu/parallel_for.hpp"
@@ -17,7 +18,7 @@ namespace {
 constexpr std::int64_t kChunk = 64;  // contraction steps that are converted at a time: 8 KiB for a panel, in L1
 
 // Throws out_of_memory if the product does not fit.
-std::size_t buffer_bytes(std::int64_t count, std::int64_t panels, std::int64_t panel_bytes) {
+std::size_t bytes_of(std::int64_t count, std::int64_t panels, std::int64_t panel_bytes) {
   std::int64_t bytes = 0;
   if (__builtin_mul_overflow(count, panels, &bytes) || __builtin_mul_overflow(bytes, panel_bytes, &bytes)) {
     fail(Code::out_of_memory, "experts: found {} matrices of {} panels of {} bytes, expected less than 2^63 bytes",
@@ -52,8 +53,7 @@ void write_chunk(const Chunk& chunk, std::int64_t depth, Format format, std::byt
 
 }  // namespace
 
-PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::int64_t depth, bool gated, Format format,
-                               const WeightView& like)
+PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::int64_t depth, bool gated, Format format)
     : format_(format),
       gated_(gated),
       count_(count),
@@ -61,16 +61,20 @@ PackedMatrices::PackedMatrices(std::int32_t count, std::int64_t features, std::i
       depth_(depth),
       padded_depth_(round_up(depth, kDepth)),
       panels_(round_up(features, gated ? kGatedPanel : kPanel) / (gated ? kGatedPanel : kPanel)),
-      panel_bytes_(padded_depth_ * kPanel * code_bits(format) / 8),
-      scales_(scales_like(format, like, depth, padded_depth_)) {
+      scales_(scales_like(format, {}, depth, padded_depth_)) {
+  lay_out(scales_);
+}
+
+void PackedMatrices::lay_out(const PanelScales& scales) {
   // An integer sum of a group stays below 2^31, and the sum of its row codes below 2^24.
   constexpr std::int64_t kMostIntegers = std::int64_t{1} << 17;
-  if (is_integer(format) && std::min(scales_.group, padded_depth_) > kMostIntegers) {
+  if (is_integer(format_) && std::min(scales.group, padded_depth_) > kMostIntegers) {
     fail(Code::not_supported, "experts: found {} weights with one scale for {} inputs, expected at most {}",
-         format_name(format), depth, kMostIntegers);
+         format_name(format_), depth_, kMostIntegers);
   }
-  panel_bytes_ += scales_.end(padded_depth_);
-  buffer_ = PageBuffer(buffer_bytes(count, panels_, panel_bytes_));
+  scales_ = scales;
+  panel_bytes_ = scales.end(padded_depth_) + padded_depth_ * kPanel * code_bits(format_) / 8;
+  bytes_ = bytes_of(count_, panels_, panel_bytes_);
 }
 
 std::int64_t PackedMatrices::feature_of(std::int64_t panel, std::int64_t column) const {
@@ -96,6 +100,10 @@ void PackedMatrices::pack_floats(const std::array<Source, 2>& sources, std::int6
 }
 
 void PackedMatrices::pack(std::int32_t matrix, const WeightView& view, const WeightView& up, const Threads& threads) {
+  if (buffer_.bytes() == 0) {
+    lay_out(scales_like(format_, view, depth_, padded_depth_));
+    buffer_ = PageBuffer(bytes_);
+  }
   std::byte* base = buffer_.data() + matrix * panels_ * panel_bytes_;
   const std::array<Source, 2> sources = look_at(view, gated_ ? up : view, threads);
   const std::int64_t scales = groups() * kPanel;
@@ -111,9 +119,17 @@ void PackedMatrices::pack(std::int32_t matrix, const WeightView& view, const Wei
   });
 }
 
-void PackedMatrices::make_bias() {
-  bias_ = PageBuffer(buffer_bytes(count_, panels_, kPanel * static_cast<std::int64_t>(sizeof(float))));
+void PackedMatrices::make_bias() { bias_ = PageBuffer(buffer_bytes(1)); }
+
+std::array<std::span<const std::byte>, PackedMatrices::kBuffers> PackedMatrices::buffers() const {
+  return {std::span(buffer_.data(), buffer_.bytes()), std::span(bias_.data(), bias_.bytes())};
 }
+
+std::size_t PackedMatrices::buffer_bytes(std::size_t index) const {
+  return index == 0 ? bytes_ : bytes_of(count_, panels_, kPanel * static_cast<std::int64_t>(sizeof(float)));
+}
+
+void PackedMatrices::adopt(std::size_t index, PageBuffer buffer) { (index == 0 ? buffer_ : bias_) = std::move(buffer); }
 
 void PackedMatrices::pack_bias(std::int32_t matrix, const WeightView& view, const WeightView& up) {
   float* to = reinterpret_cast<float*>(bias_.data()) + matrix * panels_ * kPanel;
