@@ -186,7 +186,8 @@ BenchResult bench_layers(const BenchRequest& request) {
   std::vector<Series> all;
   for (const BenchConfig& config : request.configs) {
     for (const Format format : request.formats) {
-      Bench bench(config, format, request.dtype, request.tokens, threads);
+      const DType dtype = request.dtype.value_or(format == Format::bf16 ? DType::bf16 : DType::f32);
+      Bench bench(config, format, dtype, request.tokens, threads);
       std::vector<Series> measured = bench.measure(request.seconds);
       std::move(measured.begin(), measured.end(), std::back_inserter(all));
     }

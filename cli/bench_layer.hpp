@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,8 @@ std::vector<BenchConfig> parse_configs(const std::vector<std::string>& names);
 struct BenchRequest {
   std::vector<BenchConfig> configs;
   std::vector<std::int64_t> tokens;
-  DType dtype = DType::f32;  // of x and y, and of what the experts multiply where the format has it
+  // Of x and y, and of what the experts multiply where the format has it; by default bf16 with bf16 weights, else f32.
+  std::optional<DType> dtype;
   std::vector<Format> formats;
   int threads = 0;
   double seconds = 4;  // of measuring, per config and format

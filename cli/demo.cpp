@@ -84,7 +84,7 @@ BenchResult bench_small(int threads) {
   BenchRequest request;
   request.configs = parse_configs({"s"});
   request.tokens.assign(std::begin(kBenchTokens), std::end(kBenchTokens));
-  request.dtypes = {DType::f32, DType::bf16};
+  request.formats = {Format::f32, Format::bf16};
   request.threads = threads;
   request.seconds = kBenchSeconds;
   return bench_layers(request);
