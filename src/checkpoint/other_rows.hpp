@@ -92,10 +92,13 @@ inline constexpr Family kGptOss = as(kGranite, "gpt_oss", [](Family& row) {
   row.experts = kLocalExperts;
   row.router.logit_bias = true;
   row.function = kMiniMaxM3.function;
-  row.places = {Place{.experts = &kInterleavedInOutBias, .router = "{block}router.weight"}};
+  row.places = {Place{.experts = &kInterleavedInOutBias, .router = "{block}router.weight"},
+                Place{.experts = &kInterleavedBias, .router = "{block}router.weight"}};
 });
-inline constexpr Family kPrivacyFilter =
-    as(kGptOss, "openai_privacy_filter", [](Family& row) { row.places[0].experts = &kFusedInOutBias; });
+inline constexpr Family kPrivacyFilter = as(kGptOss, "openai_privacy_filter", [](Family& row) {
+  row.places[0].experts = &kFusedInOutBias;
+  row.places[1] = {};
+});
 inline constexpr Family kAria = as(kGranite, "aria", [](Family& row) {
   row.model_types = {"aria_text"};
   row.experts = {"moe_num_experts"};
@@ -123,8 +126,11 @@ inline constexpr Family kLlama4 = as(kGranite, "llama4", [](Family& row) {
   row.router.chosen = ChosenScore::sigmoid;
   row.shared = {.has = true};
   row.schedule = {.only = "moe_layers", .step_key = "interleave_moe_layer_step", .shift = 1};
-  row.places = {Place{
-      .block = "feed_forward.", .experts = &kFusedInOut, .router = "{block}router.weight", .shared = &kSharedExpert}};
+  row.places = both(Place{.experts = &kFusedInOut, .shared = &kSharedExpert},
+                    Place{.experts = &kProj, .shared = &kSharedExpert}, [](Place& place) {
+                      place.block = "feed_forward.";
+                      place.router = "{block}router.weight";
+                    });
 });
 
 // ---- softmax scores
