@@ -76,6 +76,12 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info) {
   add_block(json, info);
   json["layout"] = info.layout;
   json["weights"] = dtype_name(info.weights);
+  if (!info.quantization.empty()) json["quantization"] = info.quantization;
+  if (info.codes != Codes::plain) {
+    json["codes"] = codes_name(info.codes);
+    json["scales"] = dtype_name(info.scales);
+    json["block"] = {info.out_block, info.in_block};
+  }
   json["file_bytes"] = info.file_bytes;
   json["moe_bytes"] = info.moe_bytes;
   json["formats"] = nlohmann::ordered_json::object();
@@ -147,7 +153,7 @@ void print_block(const ModelInfo& info) {
   if (info.shared_ffn > 0) line("shared expert", shared_text(info));
   line("router", router_text(info));
   line("layout", info.layout);
-  line("weights", dtype_name(info.weights));
+  line("weights", weights_text(info));
 }
 
 void print_text(const InspectOptions& options, const ModelInfo& info) {

@@ -61,6 +61,7 @@ static void check_mixtral(const switchyard_model* model) {
   CHECK_OK(switchyard_model_get_info(model, &info));
   CHECK(info.layers == 2 && info.moe_layers == 2 && info.experts == 8 && info.hidden == 64 && info.ffn == 16);
   CHECK(info.shared_ffn == 0 && info.shared_gate == 0 && info.weights == SWITCHYARD_DTYPE_F32);
+  CHECK(info.codes == SWITCHYARD_CODES_PLAIN && strcmp(switchyard_model_quantization(model), "") == 0);
   CHECK(info.moe_bytes > 0 && info.moe_bytes < info.file_bytes);
   switchyard_router_options router = {.struct_size = sizeof router};
   CHECK_OK(switchyard_model_router(model, &router));
@@ -106,6 +107,14 @@ static void check_model(const char* golden, const char* name, void (*check_info)
   switchyard_model_destroy(model);
 }
 
+static void check_kimi(const switchyard_model* model) {
+  switchyard_model_info info = {.struct_size = sizeof info};
+  CHECK_OK(switchyard_model_get_info(model, &info));
+  CHECK(strcmp(switchyard_model_quantization(model), "compressed-tensors") == 0);
+  CHECK(info.weights == SWITCHYARD_DTYPE_I32 && info.codes == SWITCHYARD_CODES_U4);
+  CHECK(info.scales == SWITCHYARD_DTYPE_BF16 && info.out_block == 1 && info.in_block == 32);
+}
+
 static switchyard_model_info info_of(const char* golden, const char* name, size_t* table_layers, int* left_outside) {
   char path[kPathLength];
   switchyard_model* model = NULL;
@@ -144,6 +153,7 @@ static void check_infos(const char* golden) {
 void test_model(const char* golden) {
   check_model(golden, "mixtral", check_mixtral);
   check_model(golden, "qwen2_moe", check_qwen2_moe);
+  check_model(golden, "kimi_k25_int4", check_kimi);
   check_infos(golden);
 
   int mixtral = 0;

@@ -231,7 +231,7 @@ typedef struct switchyard_model_info {
   int64_t ffn;              /* F */
   int64_t shared_ffn;       /* 0: no shared expert */
   int32_t shared_gate;      /* 1: the shared expert has a sigmoid gate */
-  switchyard_dtype weights; /* type of the expert tensors */
+  switchyard_dtype weights; /* type of the expert tensors, codes if they are quantised */
   size_t file_bytes;        /* all tensors */
   size_t moe_bytes;         /* tensors of the MoE blocks */
   /* As switchyard_layer_weights has them; limits of the functions are those of the first layer with experts. */
@@ -242,8 +242,12 @@ typedef struct switchyard_model_info {
   int32_t identity_experts;
   int32_t weight_on_input; /* 1: yes, as the following */
   int32_t output_bias;
-  int32_t selection_bias; /* the router has one */
-  int32_t logit_bias;     /* the router has one */
+  int32_t selection_bias;  /* the router has one */
+  int32_t logit_bias;      /* the router has one */
+  switchyard_codes codes;  /* of the first layer's routed experts, as the following */
+  switchyard_dtype scales; /* type of what codes are multiplied with; nothing of plain ones */
+  int64_t out_block;       /* outputs that share a scale; 0: all */
+  int64_t in_block;        /* inputs that share a scale; 0: all */
 } switchyard_model_info;
 
 /* Maps a checkpoint folder (config.json and model.safetensors or model.safetensors.index.json); reads no weight. On
@@ -261,6 +265,9 @@ SWITCHYARD_API switchyard_status switchyard_model_router(const switchyard_model*
 SWITCHYARD_API const char* switchyard_model_type(const switchyard_model* model);
 SWITCHYARD_API const char* switchyard_model_family(const switchyard_model* model);
 SWITCHYARD_API const char* switchyard_model_layout(const switchyard_model* model);
+
+/* quant_method as config.json has it; "" for none. The model's. */
+SWITCHYARD_API const char* switchyard_model_quantization(const switchyard_model* model);
 
 /* Global indices of the layers with experts, [count], ascending. The model's. */
 SWITCHYARD_API const int32_t* switchyard_model_moe_layers(const switchyard_model* model, size_t* count);

@@ -33,7 +33,7 @@ static_assert(kWorkspaceAlignment == SWITCHYARD_WORKSPACE_ALIGNMENT);
 // The first version of the structs that may grow: 64-bit, nothing unused at the end that a new field could fall into.
 static_assert(sizeof(switchyard_threads) == 24 && sizeof(switchyard_plan) == 56 &&
               sizeof(switchyard_layer_weights) == 520 && sizeof(switchyard_layer_options) == 32 &&
-              sizeof(switchyard_forward_result) == 40 && sizeof(switchyard_model_info) == 128 &&
+              sizeof(switchyard_forward_result) == 40 && sizeof(switchyard_model_info) == 152 &&
               sizeof(switchyard_roofline) == 56);
 
 ExpertTensors to_tensors(const switchyard_expert_tensors& tensors, std::int64_t hidden, std::int64_t ffn) {

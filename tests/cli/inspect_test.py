@@ -44,6 +44,14 @@ class Inspect(CliTest):
         self.assertIn("sigmoid, with a bias to choose by, weights divided by their sum, times 2.5; from 2 of 4 groups",
                       self.call("inspect", GOLDEN / "deepseek_v3"))
 
+    def test_quantized(self):
+        path = GOLDEN / "deepseek_v4_mxfp4"
+        info = json.loads(self.call("inspect", path, "--json"))
+        self.assertEqual([info[key] for key in ("quantization", "weights", "codes", "scales", "block")],
+                         ["fp8", "i8", "f4_e2m1", "f8_e8m0", [1, 32]])
+        self.assertIn("f4_e2m1 in i8, f8_e8m0 scales for 1 x 32 weights", self.call("inspect", path))
+        self.assertIn("f8_e4m3, f32 scales for all x all weights", self.call("inspect", GOLDEN / "mixtral_fp8"))
+
     def test_text(self):
         for name in FOLDERS:
             with self.subTest(name):
