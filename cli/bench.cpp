@@ -104,7 +104,9 @@ void bench_layer(const BenchOptions& options) {
   request.configs = parse_configs(options.configs.empty() ? std::vector<std::string>{"s"} : options.configs);
   request.tokens = options.tokens;
   if (request.tokens.empty()) request.tokens.assign(kBenchTokens.begin(), kBenchTokens.end());
-  request.dtypes = {options.dtype.value_or(DType::f32)};
+  request.dtype = options.dtype.value_or(DType::f32);
+  request.formats = options.weights;
+  if (request.formats.empty()) request.formats = {request.dtype == DType::bf16 ? Format::bf16 : Format::f32};
   request.threads = options.threads;
   print(bench_layers(request), options.json);
 }

@@ -35,6 +35,13 @@ static void check_layer(const switchyard_model* model, int32_t index, const swit
   const int64_t hidden = switchyard_layer_hidden(layer);
   size_t bytes = 0;
   CHECK_OK(switchyard_layer_workspace_bytes(layer, kTokens, &bytes));
+  size_t beforehand = 0;
+  CHECK_OK(switchyard_model_workspace_bytes(model, index, NULL, kTokens, &beforehand));
+  CHECK(beforehand == bytes);
+  switchyard_layer* refused = NULL;
+  CHECK_ERROR_START(switchyard_model_layer_cached(model, index, NULL, "/proc/none", NULL, NULL, &refused),
+                    SWITCHYARD_IO, "cache: /proc/none");
+  CHECK(refused == NULL);
   void* workspace = new_workspace(bytes);
   float* output = malloc(sizeof(float) * kTokens * (size_t)hidden);
   const switchyard_const_matrix x = {data_of(blocks, index, "input"), SWITCHYARD_DTYPE_F32, kTokens, hidden, 0};

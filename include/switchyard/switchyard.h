@@ -71,7 +71,16 @@ SWITCHYARD_API switchyard_status switchyard_make_plan(const int32_t* expert, int
 /* Layer. */
 
 typedef int32_t switchyard_format; /* what a packed weight is stored as */
-enum { SWITCHYARD_FORMAT_F32 = 0, SWITCHYARD_FORMAT_BF16 = 1 };
+enum {
+  SWITCHYARD_FORMAT_F32 = 0,
+  SWITCHYARD_FORMAT_BF16 = 1,
+  SWITCHYARD_FORMAT_I8 = 2,
+  SWITCHYARD_FORMAT_I4 = 3,
+  SWITCHYARD_FORMAT_F8_E4M3 = 4,
+  SWITCHYARD_FORMAT_MXFP4 = 5,
+  SWITCHYARD_FORMAT_MXFP8 = 6,
+  SWITCHYARD_FORMAT_NVFP4 = 7
+};
 
 /* The function between the two GEMMs. g and u are what gate and up give, L is `limit`, a is `alpha`. */
 typedef int32_t switchyard_activation;
@@ -288,6 +297,17 @@ SWITCHYARD_API switchyard_status switchyard_model_layer(const switchyard_model* 
                                                         const switchyard_layer_options* options,
                                                         switchyard_progress progress, void* progress_context,
                                                         switchyard_layer** layer);
+/* The same, with the packed form kept in a file in the folder `cache`, and mapped the next time; NULL: none. A file that
+ * is damaged, of another version or of weights that have changed is replaced. _IO, before packing, where a file is
+ * needed and cannot be made. */
+SWITCHYARD_API switchyard_status switchyard_model_layer_cached(const switchyard_model* model, int32_t index,
+                                                               const switchyard_layer_options* options,
+                                                               const char* cache, switchyard_progress progress,
+                                                               void* progress_context, switchyard_layer** layer);
+/* What switchyard_layer_workspace_bytes of that layer will say, without packing it. */
+SWITCHYARD_API switchyard_status switchyard_model_workspace_bytes(const switchyard_model* model, int32_t index,
+                                                                  const switchyard_layer_options* options,
+                                                                  int64_t max_tokens, size_t* bytes);
 
 /* Tensors in files. */
 

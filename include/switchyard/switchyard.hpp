@@ -6,6 +6,7 @@
 #include "switchyard/cpu.hpp"
 #include "switchyard/error.hpp"
 #include "switchyard/experts.hpp"
+#include "switchyard/format.hpp"
 #include "switchyard/layer.hpp"
 #include "switchyard/model.hpp"
 #include "switchyard/plan.hpp"

@@ -16,7 +16,10 @@ struct switchyard_layer {
 namespace switchyard::capi {
 namespace {
 
-static_assert(same(Format::f32, SWITCHYARD_FORMAT_F32) && same(Format::bf16, SWITCHYARD_FORMAT_BF16));
+static_assert(same(Format::f32, SWITCHYARD_FORMAT_F32) && same(Format::bf16, SWITCHYARD_FORMAT_BF16) &&
+              same(Format::i8, SWITCHYARD_FORMAT_I8) && same(Format::i4, SWITCHYARD_FORMAT_I4) &&
+              same(Format::f8_e4m3, SWITCHYARD_FORMAT_F8_E4M3) && same(Format::mxfp4, SWITCHYARD_FORMAT_MXFP4) &&
+              same(Format::mxfp8, SWITCHYARD_FORMAT_MXFP8) && same(Format::nvfp4, SWITCHYARD_FORMAT_NVFP4));
 static_assert(same(Activation::silu, SWITCHYARD_ACTIVATION_SILU) &&
               same(Activation::gelu, SWITCHYARD_ACTIVATION_GELU) &&
               same(Activation::gelu_tanh, SWITCHYARD_ACTIVATION_GELU_TANH) &&
@@ -168,10 +171,7 @@ switchyard_status switchyard_make_plan(const int32_t* expert, int64_t tokens, in
   });
 }
 
-const char* switchyard_format_name(switchyard_format format) {
-  const bool known = format == SWITCHYARD_FORMAT_F32 || format == SWITCHYARD_FORMAT_BF16;
-  return known ? format_name(static_cast<Format>(format)) : "unknown";
-}
+const char* switchyard_format_name(switchyard_format format) { return format_name(static_cast<Format>(format)); }
 
 const char* switchyard_path_name(switchyard_path path) {
   return path == SWITCHYARD_PATH_GROUPED ? path_name(static_cast<Path>(path)) : "unknown";

@@ -11,6 +11,7 @@ struct V {
   static constexpr int kWidth = 8;
   static constexpr int kTileRows = 6;
   static constexpr bool kHasDot = false;
+  static constexpr int kWordSteps = 2;
   // 16 registers: up to 3 rows take the whole panel (12 sums, enough chains to hide the latency), more take half of it
   // (12 sums).
   static constexpr int tile_vectors(int rows) { return rows <= 3 ? 4 : 2; }
@@ -28,9 +29,70 @@ struct V {
     const __m256i low = _mm256_srli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)), 16);
     return _mm256_castsi256_ps(_mm256_slli_epi32(low, 16));
   }
+  static R mul(R a, R b) { return _mm256_mul_ps(a, b); }
+  // NaN codes count as 480: they are not packed.
+  static void e4m3(const std::byte* words, R (&to)[4]) {
+    const __m256i all = load_words(words);
+    to[0] = widen_e4m3(_mm256_slli_epi32(all, 24));
+    to[1] = widen_e4m3(_mm256_slli_epi32(all, 16));
+    to[2] = widen_e4m3(_mm256_slli_epi32(all, 8));
+    to[3] = widen_e4m3(all);
+  }
+  static void twice_e2m1(const std::byte* words, R (&to)[8]) {
+    const __m256i all = load_words(words);
+    widen_e2m1(all, to);
+    widen_e2m1(_mm256_srli_epi32(all, 4), to + 4);
+  }
+  // Operands are pairs of 16 bits: the first and third of four steps, the second and fourth.
+  static R words(R sum, R row, R codes) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(
+        _mm256_castps_si256(sum), _mm256_madd_epi16(_mm256_castps_si256(row), _mm256_castps_si256(codes))));
+  }
+  static void bytes(const std::byte* words, R (&to)[2]) {
+    const __m256i all = load_words(words);
+    to[0] = _mm256_castsi256_ps(_mm256_and_si256(all, _mm256_set1_epi16(0xff)));
+    to[1] = _mm256_castsi256_ps(_mm256_srli_epi16(all, 8));
+  }
+  static void half_bytes(const std::byte* words, R (&to)[4]) {
+    const __m256i all = load_words(words);
+    const __m256i mask = _mm256_set1_epi16(15);
+    to[0] = _mm256_castsi256_ps(_mm256_and_si256(all, mask));
+    to[1] = _mm256_castsi256_ps(_mm256_and_si256(_mm256_srli_epi16(all, 8), mask));
+    to[2] = _mm256_castsi256_ps(_mm256_and_si256(_mm256_srli_epi16(all, 4), mask));
+    to[3] = _mm256_castsi256_ps(_mm256_srli_epi16(all, 12));
+  }
+  static void store_steps(float* to, const float* steps) {
+    const __m256i mixed =  // 0..3, 8..11, 4..7, 12..15
+        _mm256_packs_epi32(_mm256_cvtps_epi32(load(steps)), _mm256_cvtps_epi32(load(steps + kWidth)));
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm256_shuffle_epi8(_mm256_permute4x64_epi64(mixed, 0xd8), order));
+  }
+  static R difference(R a, R b) {
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+  }
   // Keeps the compiler from loading ahead, for which it would push sums onto the stack: 16 registers are full.
   static void hold_loads() { asm volatile("" ::: "memory"); }
   static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+
+ private:
+  static __m256i load_words(const std::byte* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  // The code in the highest byte of each lane: as an f32 its exponent is 120 less.
+  static R widen_e4m3(__m256i code) {
+    const __m256i bits = _mm256_and_si256(_mm256_srai_epi32(code, 4), _mm256_set1_epi32(static_cast<int>(0x87f00000U)));
+    return _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120F));
+  }
+  // The low halves of the four bytes of each lane.
+  static void widen_e2m1(__m256i all, R* to) {
+    const __m256i twice =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    const __m256i values = _mm256_shuffle_epi8(twice, _mm256_and_si256(all, _mm256_set1_epi8(15)));
+    to[0] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(values, 24), 24));
+    to[1] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(values, 16), 24));
+    to[2] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(values, 8), 24));
+    to[3] = _mm256_cvtepi32_ps(_mm256_srai_epi32(values, 24));
+  }
 };
 
 // For each mask of 8 lanes: the numbers of those that are set, then zeros.
@@ -170,6 +232,10 @@ struct V16 {
     const __m256i mixed = _mm256_packus_epi32(round(a.low), round(a.high));  // low 0..3, high 0..3, low 4..7, high 4..7
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(mixed, 0xd8));
   }
+  // 2^(byte − 127), NaN of 255.
+  static V16 load_e8m0(const std::byte* p) { return {widen_e8m0(p), widen_e8m0(p + 8)}; }
+  // NaN of 0x7f and 0xff.
+  static V16 load_e4m3(const std::byte* p) { return {widen_e4m3(p), widen_e4m3(p + 8)}; }
   static V16 load_f16(const std::uint16_t* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
             _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
@@ -217,6 +283,21 @@ struct V16 {
   static __m256 widen(const std::uint16_t* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  }
+  static __m256 widen_e8m0(const std::byte* p) {
+    const __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    const __m256i lowest = _mm256_set1_epi32(0x400000);  // 2^-127; with the exponent of an infinity, NaN
+    const __m256i bits = _mm256_max_epi32(_mm256_slli_epi32(code, 23), lowest);
+    const __m256i nan = _mm256_and_si256(_mm256_cmpeq_epi32(code, _mm256_set1_epi32(255)), lowest);
+    return _mm256_castsi256_ps(_mm256_or_si256(bits, nan));
+  }
+  static __m256 widen_e4m3(const std::byte* p) {
+    const __m256i code = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    const __m256i bits =
+        _mm256_and_si256(_mm256_slli_epi32(code, 20), _mm256_set1_epi32(static_cast<int>(0x87f00000U)));
+    const __m256i rest = _mm256_or_si256(code, _mm256_set1_epi32(static_cast<int>(0xffffff80U)));
+    const __m256i nan = _mm256_cmpeq_epi32(rest, _mm256_set1_epi32(-1));
+    return _mm256_or_ps(_mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120F)), _mm256_castsi256_ps(nan));
   }
   // To nearest even in the low half of each lane; NaN becomes the quiet NaN of its sign.
   static __m256i round(__m256 a) {

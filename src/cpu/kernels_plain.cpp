@@ -50,28 +50,72 @@ struct Lanes {
 
 struct Lanes8 : Lanes<8, Lanes8> {};
 
+float from_e4m3(std::uint32_t code) { return from_bits((code & 0x80U) << 24 | (code & 0x7fU) << 20) * 0x1p120F; }
+
 struct V : Lanes8 {
   using R = Lanes8;
   static constexpr int kWidth = 8;
   static constexpr int kTileRows = 6;
   static constexpr bool kHasDot = false;
+  static constexpr int kWordSteps = 4;
   static constexpr int tile_vectors(int) { return 1; }
 
   static R zero() { return set(0.0F); }
   static R broadcast(const float* p) { return set(*p); }
   static R even(const std::byte* pairs) {
-    return make([=](int i) { return from_bits(pair(pairs, i) << 16); });
+    return make([=](int i) { return from_bits(word(pairs, i) << 16); });
   }
   static R odd(const std::byte* pairs) {
-    return make([=](int i) { return from_bits(pair(pairs, i) & 0xffff0000U); });
+    return make([=](int i) { return from_bits(word(pairs, i) & 0xffff0000U); });
+  }
+  static R mul(const R& a, const R& b) {
+    return make([&](int i) { return a.lane[i] * b.lane[i]; });
+  }
+  // NaN codes count as 480: they are not packed.
+  static void e4m3(const std::byte* words, R (&to)[4]) {
+    for (int step = 0; step < 4; ++step) {
+      to[step] = make([=](int i) { return from_e4m3(word(words, i) >> 8 * step); });
+    }
+  }
+  static void twice_e2m1(const std::byte* words, R (&to)[8]) {
+    constexpr float kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    for (int step = 0; step < 8; ++step) {
+      to[step] = make([&](int i) { return kTwice[word(words, i) >> (step % 4 * 8 + step / 4 * 4) & 15U]; });
+    }
+  }
+  static R words(const R& sum, const R& row, const R& codes) {
+    return make([&](int i) {
+      std::uint32_t total = to_bits(sum.lane[i]);
+      for (int shift = 0; shift < 32; shift += 8) {
+        const auto value = static_cast<std::int8_t>(to_bits(row.lane[i]) >> shift);
+        total += static_cast<std::uint32_t>(value) * (to_bits(codes.lane[i]) >> shift & 0xffU);
+      }
+      return from_bits(total);
+    });
+  }
+  static void bytes(const std::byte* words, R (&to)[1]) {
+    to[0] = make([=](int i) { return from_bits(word(words, i)); });
+  }
+  static void half_bytes(const std::byte* words, R (&to)[2]) {
+    to[0] = make([=](int i) { return from_bits(word(words, i) & 0x0f0f0f0fU); });
+    to[1] = make([=](int i) { return from_bits(word(words, i) >> 4 & 0x0f0f0f0fU); });
+  }
+  static void store_steps(float* to, const float* steps) {
+    for (int i = 0; i < kLanes; ++i) {
+      reinterpret_cast<std::int8_t*>(to)[i] = static_cast<std::int8_t>(steps[i]);
+    }
+  }
+  static R difference(const R& a, const R& b) {
+    return make(
+        [&](int i) { return static_cast<float>(static_cast<std::int32_t>(to_bits(a.lane[i]) - to_bits(b.lane[i]))); });
   }
   static void hold_loads() {}
   static void prefetch(const std::byte*) {}
 
  private:
-  static std::uint32_t pair(const std::byte* pairs, int i) {
+  static std::uint32_t word(const std::byte* words, int i) {
     std::uint32_t bits = 0;
-    std::memcpy(&bits, pairs + 4 * i, sizeof bits);
+    std::memcpy(&bits, words + 4 * i, sizeof bits);
     return bits;
   }
 };
@@ -212,6 +256,20 @@ struct V16 : Lanes<kLanes, V16> {
     for (int i = 0; i < kLanes; ++i) {
       p[i] = round(a.lane[i]);
     }
+  }
+  // 2^(byte − 127), NaN of 255.
+  static V16 load_e8m0(const std::byte* p) {
+    return make([=](int i) {
+      const auto code = static_cast<std::uint32_t>(p[i]);
+      return from_bits(code == 0 ? 0x400000U : code == 255 ? 0x7fc00000U : code << 23);
+    });
+  }
+  // NaN of 0x7f and 0xff.
+  static V16 load_e4m3(const std::byte* p) {
+    return make([=](int i) {
+      const auto code = static_cast<std::uint32_t>(p[i]);
+      return (code & 0x7fU) == 0x7fU ? __builtin_nanf("") : from_e4m3(code);
+    });
   }
   static V16 load_f16(const std::uint16_t* p) {
     return make([=](int i) { return widen_f16(p[i]); });

@@ -1,9 +1,10 @@
-// The vectors of all AVX-512 sets; part of a kernel file, see kernels_inl.hpp. The file says kHasDot.
+// The vectors of all AVX-512 sets; part of a kernel file, see kernels_inl.hpp. The file says what Dot is for pairs of bf16
+// and WordDot for integers.
 
 namespace switchyard {
 namespace {
 
-struct V : Dot {
+struct V : Dot, WordDot {
   using R = __m512;
   static constexpr int kWidth = 16;
   // 32 registers: 26 sums, 2 (f32) or 4 (bf16 pairs widened) weights, one row element, one mask.
@@ -22,8 +23,37 @@ struct V : Dot {
     return _mm512_castsi512_ps(
         _mm512_and_si512(_mm512_loadu_si512(pairs), _mm512_set1_epi32(static_cast<int>(0xffff0000U))));
   }
+  static R mul(R a, R b) { return _mm512_mul_ps(a, b); }
+  // NaN codes count as 480: they are not packed.
+  static void e4m3(const std::byte* words, R (&to)[4]) {
+    const __m512i all = _mm512_loadu_si512(words);
+    to[0] = widen_e4m3(_mm512_slli_epi32(all, 24));
+    to[1] = widen_e4m3(_mm512_slli_epi32(all, 16));
+    to[2] = widen_e4m3(_mm512_slli_epi32(all, 8));
+    to[3] = widen_e4m3(all);
+  }
+  static void twice_e2m1(const std::byte* words, R (&to)[8]) {
+    const __m512 twice = _mm512_setr_ps(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+    const __m512i all = _mm512_loadu_si512(words);
+    to[0] = _mm512_permutexvar_ps(all, twice);  // the low 4 bits of each lane choose
+    to[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 8), twice);
+    to[2] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 16), twice);
+    to[3] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 24), twice);
+    to[4] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 4), twice);
+    to[5] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 12), twice);
+    to[6] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 20), twice);
+    to[7] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 28), twice);
+  }
+  static R difference(R a, R b) {
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+  }
   static void hold_loads() {}  // 32 registers have room for what the compiler loads ahead
   static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+  // The code in the highest byte of each lane: as an f32 its exponent is 120 less.
+  static R widen_e4m3(__m512i code) {
+    const __m512i bits = _mm512_and_si512(_mm512_srai_epi32(code, 4), _mm512_set1_epi32(static_cast<int>(0x87f00000U)));
+    return _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0x1p120F));
+  }
 };
 
 struct V16 {
@@ -141,6 +171,21 @@ struct V16 {
   static V16 round_to_bf16(V16 a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(round(a.all), 16))}; }
   static void store_bf16(std::uint16_t* p, V16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(round(a.all)));
+  }
+  // 2^(byte − 127), NaN of 255.
+  static V16 load_e8m0(const std::byte* p) {
+    const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m512i bits = _mm512_max_epi32(_mm512_slli_epi32(code, 23), _mm512_set1_epi32(0x400000));  // 2^-127
+    const __mmask16 nan = _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(255));
+    return {_mm512_castsi512_ps(_mm512_mask_blend_epi32(nan, bits, _mm512_set1_epi32(0x7fc00000)))};
+  }
+  // NaN of 0x7f and 0xff.
+  static V16 load_e4m3(const std::byte* p) {
+    const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m512i rest = _mm512_and_si512(code, _mm512_set1_epi32(0x7f));
+    const __mmask16 nan = _mm512_cmpeq_epi32_mask(rest, _mm512_set1_epi32(0x7f));
+    const __m512 value = V::widen_e4m3(_mm512_slli_epi32(code, 24));
+    return {_mm512_mask_blend_ps(nan, value, _mm512_set1_ps(__builtin_nanf("")))};
   }
   static V16 load_f16(const std::uint16_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};

@@ -14,7 +14,8 @@ constexpr std::int64_t kPiecesPerThread = 32;
 // per byte).
 constexpr std::int64_t kPanelCost = 8;
 
-// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (24 KiB ahead), many times.
+// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (24 KiB ahead),
+// many times.
 constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
 
 std::int64_t row_pieces(std::int64_t rows) { return (rows + kMaxGemmRows - 1) / kMaxGemmRows; }
@@ -56,10 +57,13 @@ std::int64_t max_pieces(std::int64_t rows, std::int32_t count, int threads) {
 
 }  // namespace
 
-GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::int64_t padded_depth,
-                            int threads) {
+std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows) {
+  return gemm_scratch_bytes(math_of(weights.format()), std::min(rows, kMaxGemmRows), weights.padded_depth());
+}
+
+GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads) {
   GroupedMemory memory{};
-  memory.scratch_bytes = gemm_scratch_bytes(std::min(rows, kMaxGemmRows), padded_depth);
+  memory.scratch_bytes = (scratch + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
   memory.pieces = carver.take<Piece>(max_pieces(rows, count, threads));
   memory.scratch = carver.take<std::byte>(static_cast<std::int64_t>(memory.scratch_bytes) * threads);
   return memory;
@@ -74,6 +78,8 @@ void run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Ker
     const Piece& piece = memory.pieces[item];
     GemmArgs args{};
     args.math = gemm.math;
+    args.format = weights.format();
+    args.scales = weights.scales();
     args.rows = gemm.row_index != nullptr ? gemm.rows.data
                                           : static_cast<const std::byte*>(gemm.rows.data) + piece.row_begin * row_bytes;
     args.rows_type = gemm.rows.dtype;

@@ -39,9 +39,11 @@ struct GroupedMemory {
   std::size_t scratch_bytes;
 };
 
-// Memory for any GroupedGemm of up to `rows` rows and `padded_depth`, over `count` matrices.
-GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::int64_t padded_depth,
-                            int threads);
+// What a thread needs for up to `rows` rows times `weights`.
+std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows);
+
+// Memory for any GroupedGemm of up to `rows` rows over `count` matrices whose threads need up to `scratch`.
+GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads);
 
 void run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Kernels& kernels, const Threads& threads);
 

@@ -10,10 +10,7 @@ namespace switchyard {
 namespace {
 
 Math math_of(const LayerOptions& options) {
-  if (options.format == Format::f32) {
-    return Math::f32;
-  }
-  return options.activations == DType::bf16 ? Math::bf16 : Math::widened;
+  return options.activations == DType::bf16 ? Math::bf16 : math_of(options.format);
 }
 
 std::int64_t size_of(DType dtype) { return static_cast<std::int64_t>(dtype_bytes(dtype)); }

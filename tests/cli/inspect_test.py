@@ -37,6 +37,16 @@ class Inspect(CliTest):
             "unsupported": [],
         })
 
+    def test_workspace(self):
+        path = GOLDEN / "qwen2_moe"
+        options = (path, "--tokens", 8192, "--dtype", "bf16", "--threads", 2)
+        have = json.loads(self.call("inspect", *options, "--json"))
+        self.assertEqual((have["tokens"], have["threads"]), (8192, 2))
+        self.assertEqual(len(have["workspace_bytes"]), len(have["moe_layers"]))
+        self.assertGreater(min(have["workspace_bytes"]), 8192 * 3 * 8)  # the routing
+        self.assertIn("for 8192 tokens in bf16 on 2 threads", self.call("inspect", *options))
+        self.assertNotIn("workspace", self.call("inspect", path))
+
     def test_router(self):
         router = json.loads(self.call("inspect", GOLDEN / "deepseek_v3", "--json"))["router"]
         self.assertEqual(router, {"score": "sigmoid", "normalize": True, "scale": 2.5, "selection_bias": True,

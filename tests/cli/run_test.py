@@ -9,6 +9,13 @@ from tool import BAD_DATA, CliTest, EXAMPLES, FOLDERS, GOLDEN, INVALID_ARGUMENT,
 
 
 class Run(CliTest):
+    def test_cache(self):
+        path = GOLDEN / "qwen2_moe"
+        options = ("--model", path, "--input", path / "moe_blocks.safetensors", "--expect", "--cache", self.folder / "cache")
+        for _ in range(2):
+            self.assertIn("as expected", self.call("run", *options))
+            self.assertEqual(len(list((self.folder / "cache").iterdir())), 2)
+
     def test_expectations(self):
         for path in (*(GOLDEN / name for name in FOLDERS), EXAMPLES / "tiny_qwen3_moe"):
             for dtype in ("f32", "bf16"):
