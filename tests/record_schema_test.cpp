@@ -128,12 +128,12 @@ TEST(RecordSchema, EveryFaultIsFound) {
   std::mt19937 random(1);
   for (const std::int32_t experts : {65, 200, 256, 300, 65536}) {
     for (const std::int32_t topk : {1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 22, 33, 64}) {
-      for (const std::int32_t layers : {1, 3, 4}) {
+      for (const std::int32_t layers : {2, 3, 4}) {
         const RecordSchema schema = schema_of(experts, topk, layers);
         constexpr std::int64_t kRows = 5;
         const std::vector<std::int32_t> ids = random_ids(schema, kRows, random);
         Rows rows(schema, ids);
-        if (topk > 1 || layers == 1) check_rows(schema, rows.data(), kRows);
+        check_rows(schema, rows.data(), kRows);
         for (std::size_t i = 0; i < ids.size(); ++i) {
           const auto set = static_cast<std::int32_t>(i) / topk;
           const std::string place =
