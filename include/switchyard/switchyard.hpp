@@ -3,6 +3,7 @@
 
 #include "switchyard/activation.hpp"
 #include "switchyard/balance.hpp"
+#include "switchyard/capture.hpp"
 #include "switchyard/cpu.hpp"
 #include "switchyard/error.hpp"
 #include "switchyard/experts.hpp"
@@ -11,6 +12,10 @@
 #include "switchyard/plan.hpp"
 #include "switchyard/probe.hpp"
 #include "switchyard/record.hpp"
+#include "switchyard/record_export.hpp"
+#include "switchyard/record_rows.hpp"
+#include "switchyard/record_tree.hpp"
+#include "switchyard/replay.hpp"
 #include "switchyard/route.hpp"
 #include "switchyard/tensor_file.hpp"
 #include "switchyard/threads.hpp"
