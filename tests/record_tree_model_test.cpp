@@ -218,7 +218,7 @@ TEST(RecordTreeModel, AnyTurnsEqualATreeThatKeepsEverything) {
   EXPECT_TRUE(rc::check([] {
     RecordTree tree(schema());
     Model model;
-    for (int i = *rc::gen::inRange(1, 12); i > 0; --i) {
+    for (int i = *rc::gen::inRange(1, 40); i > 0; --i) {
       const Step step = any_step(tree.nodes(), model, true);
       const bool allowed = strict_allows(model, step);
       const std::string error = error_of([&] { tree.commit(step.turn); });
@@ -272,7 +272,7 @@ TEST(RecordTreeModel, AnyTurnsEqualVerifiers) {
     const bool repairs = *rc::gen::arbitrary<bool>();
     RecordTree tree(schema(), repairs ? Attribution::verifiers_repaired : Attribution::verifiers);
     Model model;
-    for (int i = *rc::gen::inRange(1, 12); i > 0; --i) {
+    for (int i = *rc::gen::inRange(1, 40); i > 0; --i) {
       const Step step = any_step(tree.nodes(), model, false);
       tree.commit(step.turn);
       commit_as_told(model, step, repairs);

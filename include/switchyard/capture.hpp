@@ -40,7 +40,7 @@ class SWITCHYARD_API Capture {
 
   const RecordSchema& schema() const noexcept;
 
-  // Memory for the first `rows` rows of a sequence, so that appending to them allocates nothing.
+  // Makes room for the first `rows` rows of a sequence, which then grows no more while they are appended.
   void reserve(std::int64_t sequence, std::int64_t rows);
 
   // The routing of a batch by the layer with this global index: `spans` name its tokens in order, all of them. The ids are
