@@ -142,12 +142,12 @@ Filler filler_of(const std::vector<Made>& batch, const Dense& row, const ExportO
 }
 
 std::int64_t expected_id(const std::vector<Made>& batch, const Dense& row, std::int64_t layer, std::int64_t slot,
-                         const ExportOptions& o, RowState& state) {
+                         const ExportOptions& o, ReplayState& state) {
   if (is_observed(batch, row)) {
-    state = RowState::observed;
+    state = ReplayState::observed;
     return id_of(schema(), row.position, layer, slot, batch[static_cast<std::size_t>(row.sequence)].salt);
   }
-  state = RowState::filled;
+  state = ReplayState::filled;
   const Filler filler = filler_of(batch, row, o);
   if (filler == Filler::zero) return 0;
   if (filler == Filler::balanced) {
@@ -160,7 +160,7 @@ std::int64_t expected_id(const std::vector<Made>& batch, const Dense& row, std::
     const std::int64_t last = last_before(made.observed, row.sequence < 0 ? made.rows() : row.position);
     if (last >= 0) return id_of(schema(), last, layer, slot, made.salt);
   }
-  state = RowState::live;
+  state = ReplayState::live;
   return filler == Filler::minus_one ? -1 : slot;
 }
 
@@ -220,7 +220,7 @@ void expect_export(const std::vector<Made>& batch, const ExportOptions& o) {
         std::find(schema().layers.begin(), schema().layers.end(), global) - schema().layers.begin();
     for (std::size_t row = 0; row < expected.rows.size(); ++row) {
       for (std::int64_t slot = 0; slot < 3; ++slot, ++at) {
-        RowState state{};
+        ReplayState state{};
         const std::int64_t id = expected_id(batch, expected.rows[row], layer, slot, o, state);
         ASSERT_EQ(id_at(found.ids, o.dtype, at), id) << "layer " << global << " row " << row << " slot " << slot;
         ASSERT_EQ(found.states[row], static_cast<std::uint8_t>(state)) << "row " << row;

@@ -35,7 +35,7 @@ enum class Filler : std::int32_t {
 };
 
 // State of an exported row; not 0 is what RouteInputs::replayed takes for a row to replay.
-enum class RowState : std::uint8_t {
+enum class ReplayState : std::uint8_t {
   live = 0,      // missing: to be routed live
   observed = 1,  // the engine's
   filled = 2,    // missing: to be replayed with the ids of its filler
@@ -75,7 +75,7 @@ struct ExportLayout {
 SWITCHYARD_API ExportLayout export_layout(const RecordSchema& schema, std::span<const std::int64_t> lengths,
                                           const ExportOptions& options);
 
-// Writes every one of layout.bytes to `ids` and layout.rows RowStates to `states`; `ids_bytes` and states.size() have to
+// Writes every one of layout.bytes to `ids` and layout.rows ReplayStates to `states`; `ids_bytes` and states.size() have to
 // be exactly that. The caller owns both. Reads only the rank's rows, and the one that a filler repeats; allocates less
 // than 64 KiB beside a few words per sequence. Throws invalid_argument before any work, and what the sources throw.
 SWITCHYARD_API ExportLayout export_rows(const RecordSchema& schema, std::span<const RecordRows> sequences,

@@ -13,7 +13,7 @@ namespace switchyard {
 // A micro-batch as export_rows wrote it. Not owned.
 struct ReplayRows {
   ConstArray ids;                        // [layers,rows,K] i16, i32 or i64
-  const std::uint8_t* states = nullptr;  // [rows] RowState, or null: all rows are replayed
+  const std::uint8_t* states = nullptr;  // [rows] ReplayState, or null: all rows are replayed
   std::int64_t rows = 0;
 };
 

@@ -59,13 +59,13 @@ void write_rows(const Target& target, const std::byte* rows, bool repeated, std:
   });
 }
 
-void set_states(const Target& target, std::int64_t first, std::int64_t count, RowState state) {
+void set_states(const Target& target, std::int64_t first, std::int64_t count, ReplayState state) {
   std::fill_n(target.states + first, count, static_cast<std::uint8_t>(state));
 }
 
 // Fills rows first..first + count − 1 with what function(layer, row − first, slot) says.
 template <class Function>
-void write_made(const Target& target, std::int64_t first, std::int64_t count, RowState state, Function&& function) {
+void write_made(const Target& target, std::int64_t first, std::int64_t count, ReplayState state, Function&& function) {
   const std::int32_t topk = target.schema.topk;
   for_each_set(target, first, count, [&](auto* to, std::int64_t layer, std::int64_t row) {
     using Id = std::remove_pointer_t<decltype(to)>;
@@ -140,7 +140,7 @@ class Writer {
       rows.source.read(row, row + count, chunk());
       write_rows(target_, chunk(), false, to_row + row, count);
     }
-    set_states(target_, to_row + begin, end - begin, RowState::observed);
+    set_states(target_, to_row + begin, end - begin, ReplayState::observed);
   }
 
   // `before`: where to look for the row to repeat, −1 for the end of the sequence.
@@ -148,16 +148,16 @@ class Writer {
             std::int64_t before = -1) {
     switch (filler) {
       case Filler::minus_one:
-        return write_made(target_, row, count, RowState::live, [](auto, auto, auto) { return -1; });
+        return write_made(target_, row, count, ReplayState::live, [](auto, auto, auto) { return -1; });
       case Filler::zero:
-        return write_made(target_, row, count, RowState::filled, [](auto, auto, auto) { return 0; });
+        return write_made(target_, row, count, ReplayState::filled, [](auto, auto, auto) { return 0; });
       case Filler::balanced:
         return fill_balanced(row, count, ordinal);
       case Filler::repeat_last:
         if (rows != nullptr && repeat(*rows, before < 0 ? rows->source.rows : before, row, count)) return;
         [[fallthrough]];
       case Filler::native:
-        return write_made(target_, row, count, RowState::live, [](auto, auto, std::int32_t slot) { return slot; });
+        return write_made(target_, row, count, ReplayState::live, [](auto, auto, std::int32_t slot) { return slot; });
     }
   }
 
@@ -166,7 +166,7 @@ class Writer {
     if (last < 0) return false;
     rows.source.read(last, last + 1, chunk());
     write_rows(target_, chunk(), true, row, count);
-    set_states(target_, row, count, RowState::filled);
+    set_states(target_, row, count, ReplayState::filled);
     return true;
   }
 
@@ -174,7 +174,7 @@ class Writer {
     const std::int64_t ranks = target_.options.expert_ranks;
     const std::int64_t per_rank = target_.schema.experts / ranks;
     const std::int64_t topk = target_.schema.topk;
-    write_made(target_, row, count, RowState::filled, [&](std::int64_t layer, std::int64_t at, std::int32_t slot) {
+    write_made(target_, row, count, ReplayState::filled, [&](std::int64_t layer, std::int64_t at, std::int32_t slot) {
       const std::int64_t a = (ordinal + at) * topk + slot + layer * ranks * topk;
       return a % ranks * per_rank + a / ranks % per_rank;
     });
