@@ -15,6 +15,7 @@ STANDARDS = {"cpp": ("-std=c++20",), "c": ("-x", "c", "-std=c11")}
 # Page, and what the output of each of its examples is, by language.
 PAGES = {
     "README.md": {"cpp": r"token 0 went to expert \d+ with weight \d\.\d{3}\n", "sh": r"(?s).*qwen3_moe.*"},
+    "docs/record.md": {"cpp": r"replayed the rollout, \d\.\d of 2 experts shared over 5 rows\n"},
     "docs/routing.md": {
         "cpp": r"token 2: experts 0 3, loss 0\.\d{4}, dlogit -?0\.\d{5}\n",
         "c": r"token 2: experts 0 3, loss 0\.\d{4}, dlogit -?0\.\d{5}\n",
