@@ -11,6 +11,7 @@
 #include "switchyard/plan.hpp"
 #include "switchyard/probe.hpp"
 #include "switchyard/record.hpp"
+#include "switchyard/record_store.hpp"
 #include "switchyard/route.hpp"
 #include "switchyard/tensor_file.hpp"
 #include "switchyard/threads.hpp"
