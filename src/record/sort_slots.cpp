@@ -34,21 +34,21 @@ Network make_network(std::size_t n) {
 template <class Id>
 void sort_sets(const Network& network, Id* ids, std::size_t sets, std::size_t topk) {
   alignas(64) std::array<std::array<Id, kSets>, kMaxTopk> slot;
-  for (std::size_t set = 0; set < sets; ++set) {
-    for (std::size_t k = 0; k < topk; ++k) slot[k][set] = ids[set * topk + k];
+  for (std::size_t k = 0; k < topk; ++k) {
+    for (std::size_t set = 0; set < sets; ++set) slot[k][set] = ids[set * topk + k];
   }
   for (const auto& [a, b] : network) {
-    Id* low = slot[a].data();
-    Id* high = slot[b].data();
+    Id* __restrict low = slot[a].data();  // a and b differ
+    Id* __restrict high = slot[b].data();
     for (std::size_t set = 0; set < kSets; ++set) {
       const Id x = low[set];
       const Id y = high[set];
-      low[set] = std::min(x, y);
-      high[set] = std::max(x, y);
+      low[set] = x < y ? x : y;
+      high[set] = x < y ? y : x;
     }
   }
-  for (std::size_t set = 0; set < sets; ++set) {
-    for (std::size_t k = 0; k < topk; ++k) ids[set * topk + k] = slot[k][set];
+  for (std::size_t k = 0; k < topk; ++k) {
+    for (std::size_t set = 0; set < sets; ++set) ids[set * topk + k] = slot[k][set];
   }
 }
 
