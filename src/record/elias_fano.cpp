@@ -132,24 +132,32 @@ class UnaryWriter {
  public:
   explicit UnaryWriter(std::span<std::byte> to) : to_(to) {}
 
-  template <class Id>
-  void add(const Id* ids, std::size_t topk, int low, std::size_t length) noexcept {
-    if (length > 64) return add_long(ids, topk, low, length);
-    std::uint64_t bits = 0;
-    for (std::size_t k = 0; k < topk; ++k) bits |= std::uint64_t{1} << ((ids[k] >> low) + k);
-    word_ |= bits << fill_;
-    fill_ += length;
-    if (fill_ < 64) return;
-    store();
-    fill_ -= 64;
-    word_ = fill_ == 0 ? 0 : bits >> (length - fill_);
+  // `kTopk` slots, or `topk` of them if that is 0.
+  template <std::size_t kTopk, class Id>
+  void add(const Id* ids, std::size_t sets, std::size_t topk, int low, std::size_t length) noexcept {
+    const std::size_t slots = kTopk > 0 ? kTopk : topk;
+    std::uint64_t word = word_;
+    std::size_t fill = fill_;
+    for (std::size_t set = 0; set < sets; ++set, ids += slots) {
+      std::uint64_t bits = 0;
+      for (std::size_t k = 0; k < slots; ++k) bits |= std::uint64_t{1} << ((ids[k] >> low) + k);
+      word |= bits << fill;
+      fill += length;
+      if (fill < 64) continue;
+      word_ = word;
+      store();
+      fill -= 64;
+      word = fill == 0 ? 0 : bits >> (length - fill);
+    }
+    word_ = word;
+    fill_ = fill;
   }
   void store() noexcept {
     std::memcpy(to_.data() + at_, &word_, std::min(sizeof(word_), to_.size() - at_));
     at_ = std::min(at_ + sizeof(word_), to_.size());
   }
 
- private:
+  // For sets of any length.
   template <class Id>
   void add_long(const Id* ids, std::size_t topk, int low, std::size_t length) noexcept {
     std::size_t word = 0;
@@ -163,6 +171,7 @@ class UnaryWriter {
     fill_ %= 64;
   }
 
+ private:
   std::span<std::byte> to_;
   std::size_t at_ = 0;
   std::uint64_t word_ = 0;
@@ -195,15 +204,22 @@ void EliasFano::encode(const Id* ids, std::size_t sets, std::span<std::byte> to)
     const auto mask = static_cast<Low>((1U << low) - 1);
     for (std::size_t done = 0; done < count; done += kChunkIds) {
       const std::size_t part = std::min(kChunkIds, count - done);
-      for (std::size_t i = 0; i < part; ++i) low_parts[i] = static_cast<Low>(ids[done + i] & mask);
+      const Id* from = ids + done;  // a captured pointer would be read again for every id
+      for (std::size_t i = 0; i < part; ++i) low_parts[i] = static_cast<Low>(from[i] & mask);
       pack_bits(low_parts.data(), part, low, to.subspan(done * static_cast<std::size_t>(low) / 8));
     }
   };
   low <= 8 ? lows(std::uint8_t{}) : lows(std::uint16_t{});
 
   UnaryWriter highs(to.subspan(low_bytes(sets)));
-  for (std::size_t set = 0; set < sets; ++set, ids += topk) {
-    highs.add(ids, static_cast<std::size_t>(topk), low, static_cast<std::size_t>(high));
+  const auto k = static_cast<std::size_t>(topk);
+  const auto length = static_cast<std::size_t>(high);
+  if (length > 64) {
+    for (std::size_t set = 0; set < sets; ++set) highs.add_long(ids + set * k, k, low, length);
+  } else if (k == 8) {
+    highs.add<8>(ids, sets, k, low, length);
+  } else {
+    highs.add<0>(ids, sets, k, low, length);
   }
   highs.store();
 }

@@ -21,11 +21,12 @@ SqliteAccess sqlite_access(StoreAccess access) {
   fail(Code::invalid_argument, "record store: access {}, expected read, write or create", static_cast<int>(access));
 }
 
-// Commits are on the disk when they return; the log grows to some 64 MB before it is taken into the file.
+// Commits are on the disk when they return; the log grows to some 256 MB before it is taken into the file.
 void set_up(const Sqlite& database) {
   database.run(
-      "PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA synchronous = FULL;"
-      "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 8192");
+      "PRAGMA page_size = 8192; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; "
+      "PRAGMA synchronous = FULL;"
+      "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 32768");
 }
 
 constexpr const char* kSequenceColumns =
