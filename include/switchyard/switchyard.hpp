@@ -8,6 +8,8 @@
 #include "switchyard/experts.hpp"
 #include "switchyard/layer.hpp"
 #include "switchyard/model.hpp"
+#include "switchyard/npy.hpp"
+#include "switchyard/payload.hpp"
 #include "switchyard/plan.hpp"
 #include "switchyard/probe.hpp"
 #include "switchyard/record.hpp"
