@@ -20,6 +20,7 @@
 #include "switchyard/record_rows.hpp"
 #include "switchyard/record_tree.hpp"
 #include "switchyard/replay.hpp"
+#include "switchyard/record_store.hpp"
 #include "switchyard/route.hpp"
 #include "switchyard/tensor_file.hpp"
 #include "switchyard/threads.hpp"

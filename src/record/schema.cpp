@@ -88,15 +88,6 @@ void check_rows(const RecordSchema& schema, const void* rows, std::int64_t count
   });
 }
 
-void sort_slots(const RecordSchema& schema, void* rows, std::int64_t count) {
-  with_ids(schema, rows, [&](auto* ids) {
-    const std::int64_t sets = count * static_cast<std::int64_t>(schema.layers.size());
-    for (std::int64_t i = 0; i < sets; ++i) {
-      std::sort(ids + i * schema.topk, ids + (i + 1) * schema.topk);
-    }
-  });
-}
-
 RowSource rows_in_memory(const RecordSchema& schema, const void* rows, std::int64_t count) {
   return {count, [schema, from = static_cast<const std::byte*>(rows)](std::int64_t begin, std::int64_t end, void* to) {
             const std::size_t row_bytes = record_row_bytes(schema);
