@@ -41,7 +41,7 @@ class Runner:
         compiled, program = folder / f"{language}.o", folder / f"example_{language}"
         options = (f"-I{self.source}/include", *STANDARDS[language], "-c", folder / f"example.{language}")
         subprocess.run([*self.compiler, *options, "-o", compiled], check=True)
-        subprocess.run([*self.compiler, compiled, self.library, "-pthread", "-o", program], check=True)
+        subprocess.run([*self.compiler, compiled, self.library, "-pthread", "-lhwloc", "-o", program], check=True)
         return subprocess.run([program], cwd=folder, check=True, capture_output=True, text=True).stdout
 
     def shell(self, folder, text):
