@@ -1,6 +1,10 @@
 // The AVX-512 texts of routing, compiled with emulated intrinsics, against the plain one: every rule, output and gradient.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <random>
+
 #include "cpu/kernels.hpp"
 #include "kernel_runs.hpp"
 #include "route_cases.hpp"
@@ -227,6 +231,42 @@ TEST_P(EmulatedRoute, BiasGroupsAndOrdersGiveTheBitsOfPlain) {
         expect_bits_of_plain(c);
       }
     }
+  }
+}
+
+// Duplicates, slots of −1 and rows that were not recorded among them; odd numbers of experts, for every id type.
+TEST_P(EmulatedRoute, GivenIdsGiveTheBitsOfPlain) {
+  constexpr std::int64_t kExperts = 37;
+  constexpr std::int32_t kTopk = 5;
+  std::vector<std::int64_t> ids(19 * kTopk);
+  std::mt19937 random(6);
+  for (auto& id : ids) id = static_cast<std::int64_t>(random() % (kExperts + 1)) - 1;
+  std::vector<std::int64_t> named(ids);
+  for (auto& id : named) id = std::max<std::int64_t>(id, 0);
+  std::vector<std::int64_t> token(19);
+  for (auto& row : token) row = static_cast<std::int64_t>(random() % 19);
+  std::vector<std::uint8_t> replayed(19);
+  for (auto& one : replayed) one = static_cast<std::uint8_t>(random() % 4 != 0);
+  std::size_t turn = 0;
+  for (const auto& rule : route_cases::rules(kTopk)) {
+    SCOPED_TRACE(rule.name);
+    constexpr DType kIds[] = {DType::i16, DType::i32, DType::i64};
+    const elements::Elements forced = elements::of(kIds[turn % 3], ids);
+    const elements::Elements table = elements::of(kIds[turn % 3], named);
+    const elements::Elements tokens = elements::of(turn % 2 == 0 ? DType::i32 : DType::i64, token);
+    Case c = case_of(rule.options, kExperts, kTypes[turn++ % 3]);
+    c.wanted = 0;
+    c.logits = kernel_runs::normal_values(19 * kExperts, static_cast<unsigned>(turn));
+    c.inputs.forced = forced.view();
+    expect_bits_of_plain(c);
+    c.inputs.replayed = replayed.data();
+    expect_bits_of_plain(c);
+    c.inputs.forced = {};
+    c.inputs.replayed = nullptr;
+    c.options.table = table.view();
+    c.options.table_rows = 19;
+    c.inputs.token_id = tokens.view();
+    expect_bits_of_plain(c);
   }
 }
 

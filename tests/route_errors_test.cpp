@@ -293,6 +293,11 @@ TEST(RouteErrors, Workspaces) {
   EXPECT_EQ(backward_message(shrink), message);
   EXPECT_EQ(forward_message([](Call& c) { c.logits.data = c.workspace.data(); }),
             "route: the logits lie in the workspace, expected separate memory");
+  const std::string inside =
+      "route: valid, forced, replayed or token_id lies in the workspace, expected a copy of it elsewhere";
+  EXPECT_EQ(forward_message([](Call& c) { c.inputs.valid = static_cast<std::uint8_t*>(c.workspace.data()); }), inside);
+  EXPECT_EQ(forward_message([](Call& c) { c.inputs.replayed = static_cast<std::uint8_t*>(c.workspace.data()); }),
+            inside);
   const auto sizes = [](std::int64_t tokens, std::int32_t experts, std::int64_t sequences) {
     return message_of([=] { route_workspace_bytes(tokens, experts, sequences); });
   };
