@@ -27,6 +27,7 @@ struct RunOptions {
   std::vector<std::int32_t> layers;  // empty: every MoE layer that the input has an input for
   std::string tensor;                // empty: layer.L.input
   DType dtype = DType::f32;
+  std::optional<DType> router;  // see LayerOptions
   int threads = 0;
   bool expect = false;
   std::filesystem::path report;  // empty: none

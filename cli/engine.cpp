@@ -304,10 +304,12 @@ ModelRun run_layers(const RunOptions& options) {
   LayerOptions layer_options;
   layer_options.format = run.format;
   layer_options.activations = options.dtype;
+  layer_options.router = options.router;
   layer_options.threads = Threads::pool(options.threads);
   run.threads = layer_options.threads.count();
   for (const LayerTask& task : tasks) {
     const Layer layer = load_layer(model, task.layer, layer_options);
+    run.router = *layer.options().router;
     LayerRun result = forward_layer(layer, task);
     count_work(run.model, run.format, result);
     if (task.expected) result.comparison = compare(result, *task.expected, options.dtype);
@@ -352,8 +354,9 @@ std::string facts_text(const ModelRun& run) {
       fmt::format("model  {}, {} of {} layers with experts: E {}, K {}, H {}, F {}", model.model_type,
                   model.moe_layers.size(), model.layers, model.experts, model.router.topk, model.hidden, model.ffn);
   if (model.shared_ffn > 0) text += fmt::format(", shared expert F {}", model.shared_ffn);
-  text += fmt::format("\nrun    {} weights, {} activations, {}, {} thread{}\n", format_name(run.format),
-                      dtype_name(run.activations), isa_name(current_isa()), run.threads, run.threads == 1 ? "" : "s");
+  text += fmt::format("\nrun    {} weights, {} activations, {} router, {}, {} thread{}\n", format_name(run.format),
+                      dtype_name(run.activations), dtype_name(run.router), isa_name(current_isa()), run.threads,
+                      run.threads == 1 ? "" : "s");
   return text;
 }
 

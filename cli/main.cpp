@@ -137,6 +137,8 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
   command->add_option("--tensor", options.tensor, "Name of the input tensor, for one --layer")->type_name("NAME");
   add_choice(command, "--dtype", options.dtype, dtype_choices({DType::f32, DType::bf16}),
              "What the experts multiply; default: f32");
+  add_choice<std::optional<DType>>(command, "--router", options.router, {{"f32", DType::f32}, {"bf16", DType::bf16}},
+                                   "What the router's GEMM gives; default: as the family has it");
   add_threads(command, options.threads);
   command->add_flag("--expect", options.expect, "Compare with layer.L.output and layer.L.expert of the input file");
   command->add_option("--report", options.report, "Write a page about the run")->type_name("FILE.html");
