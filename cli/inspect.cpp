@@ -89,6 +89,7 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info, cons
   json["router"] = {{"score", score_name(router.score)},
                     {"normalize", router.normalize != Normalize::none},
                     {"scale", router.scale},
+                    {"gemm", info.narrow_router ? "model" : "f32"},
                     {"selection_bias", info.selection_bias},
                     {"groups", router.groups},
                     {"kept_groups", router.kept_groups}};
@@ -139,6 +140,7 @@ std::string router_text(const ModelInfo& info) {
     text +=
         fmt::format("; from {} of {} groups by their best {}", router.kept_groups, router.groups, router.group_best);
   }
+  text += info.narrow_router ? "; in the model's type" : "; in f32";
   if (!info.table_layers.empty()) {
     text += fmt::format("; experts by token id in {}", ranges_text(info.table_layers));
   }

@@ -158,6 +158,8 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
              "What the experts multiply; default: f32");
   add_weights(command, options.weights,
               "What their weights are packed to; default: bf16 if they or --dtype are, or f32");
+  add_choice<std::optional<DType>>(command, "--router", options.router, {{"f32", DType::f32}, {"bf16", DType::bf16}},
+                                   "What the router's GEMM gives; default: as the family has it");
   add_threads(command, options.threads);
   command->add_option("--cache", options.cache, "Keep packed weights in this folder, and use those that are there")
       ->type_name("FOLDER");

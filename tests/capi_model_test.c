@@ -134,9 +134,10 @@ static void check_infos(const char* golden) {
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_SILU && info.function.ungated == 0 && info.latent == 0);
   CHECK(info.shared_scale == 1 && info.identity_experts == 0 && info.weight_on_input == 0 && info.output_bias == 0);
   CHECK(info.selection_bias == 0 && info.logit_bias == 0 && tables == 0 && !outside);
+  CHECK(info.narrow_router == 1 && info.reserved == 0);
   info = info_of(golden, "nemotron_h_latent", &tables, &outside);
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_RELU_SQUARED && info.function.ungated == 1);
-  CHECK(info.latent > 0 && info.selection_bias == 1);
+  CHECK(info.latent > 0 && info.selection_bias == 1 && info.narrow_router == 0);
   info = info_of(golden, "gpt_oss", &tables, &outside);
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_SWIGLU_OAI && info.function.limit > 0 &&
         info.logit_bias == 1);

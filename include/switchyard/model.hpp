@@ -36,6 +36,7 @@ struct ModelInfo {
   RouterOptions router;                    // its arrays are null: the tensors are read with a layer
   bool selection_bias = false;             // the router has one
   bool logit_bias = false;                 // the router has one
+  bool narrow_router = false;              // see LayerWeights
   std::vector<std::int32_t> table_layers;  // those MoE layers that take the experts from a table by token id
   std::string layout;                      // e.g. "per expert, gate_proj/up_proj/down_proj [out,in]"
   DType weights = DType::f32;              // type of the expert tensors, codes if they are quantised

@@ -102,6 +102,7 @@ switchyard_status switchyard_model_get_info(const switchyard_model* model, switc
     result.output_bias = from.output_bias ? 1 : 0;
     result.selection_bias = from.selection_bias ? 1 : 0;
     result.logit_bias = from.logit_bias ? 1 : 0;
+    result.narrow_router = from.narrow_router ? 1 : 0;
     write_result(info, result);
   });
 }

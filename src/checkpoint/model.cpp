@@ -59,6 +59,7 @@ ModelInfo make_info(const ModelConfig& config, const TensorFile& file) {
   info.router = config.router;
   info.selection_bias = config.selection_bias;
   info.logit_bias = config.family->router.logit_bias;
+  info.narrow_router = config.family->router.narrow;
   info.table_layers = config.table_layers;
   info.quantization = config.quantization.method;
   if (config.family->outside != nullptr) info.outside = config.family->outside;
