@@ -7,6 +7,7 @@
 // clang-format off
 #include "cpu/no_dot_avx512.hpp"
 #include "cpu/vec_avx512.hpp"
+#include "cpu/lanes_x86.hpp"
 #include "cpu/float_mode_x86.hpp"
 #include "cpu/kernels_inl.hpp"
 // clang-format on

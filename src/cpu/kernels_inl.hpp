@@ -2,6 +2,7 @@
 //   V    the native vector of kWidth floats: load, store, broadcast, zero, fma; even and odd, which widen the first and
 //        second elements of bf16 pairs; dot of pairs, if kHasDot; prefetch and hold_loads; kTileRows and tile_vectors(rows)
 //   V16  kLanes virtual lanes for elementwise work
+//   Keys  native vectors of numbers that order experts by value, then id
 //   FloatMode  a scope of known rounding, with or without denormals
 // and then makes its table. No standard header may be included from here: code for one instruction set must not reach
 // the others.
@@ -16,6 +17,7 @@
 #include "cpu/row_inl.hpp"
 #include "cpu/weigh_inl.hpp"
 #include "cpu/choose_inl.hpp"
+#include "cpu/lanes_inl.hpp"
 #include "cpu/route_inl.hpp"
 #include "cpu/route_backward_inl.hpp"
 #include "cpu/histogram_inl.hpp"
