@@ -201,7 +201,7 @@ inline void choose(const RouteArgs& r, const Course& course, const ConstRow& log
     const V16 top = V16::set(token.softmax.largest);
     V16 total = V16::set(0.0F);
     const bool all = select_largest(value, r.experts, course.most, token.maxima, token.id,
-                                    [&](V16 l) { total = V16::add(total, bounded_term(l, top)); });
+                                    [&](V16 l) { total = add_bounded_term(total, l, top); });
     token.softmax.total = all ? V16::sum(total) : softmax_total(logit, token.softmax.largest);
   } else {
     V16 maxima = token.maxima;

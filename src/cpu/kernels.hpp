@@ -21,6 +21,11 @@ inline constexpr std::int64_t kGatedPanel = kPanel / 2;
 // Sums over lanes and elementwise functions run on this many virtual lanes on every instruction set.
 inline constexpr int kLanes = 16;
 static_assert(kMaxTopk % kLanes == 0, "the chosen experts of a token are processed in whole lanes");
+// Bits of 2^(i / 8) less i · 2^20, twice: what is to be added to k · 2^20 for 2^(k / 8).
+alignas(64) inline constexpr std::uint32_t kEighths[16] = {
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7,
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+
 // The two largest of some numbers.
 struct TopTwo {
   float first;

@@ -86,12 +86,8 @@ struct V16 {
     return {_mm256_and_ps(a.low, _mm256_castsi256_ps(first(count))),
             _mm256_and_ps(a.high, _mm256_castsi256_ps(first(count - 8)))};
   }
-  // 2^(n − 1) from n + 1.5 · 2^23.
-  static V16 power_below(V16 shifted) { return {power(shifted.low), power(shifted.high)}; }
-  // p · 2^n, of numbers whose product is normal.
-  static V16 times_power(V16 p, V16 shifted) {
-    return {times_power(p.low, shifted.low), times_power(p.high, shifted.high)};
-  }
+  // 2^(k / 8) from k + 1.5 · 2^23, if it is normal.
+  static V16 power_of_eighths(V16 shifted) { return {power_of_eighths(shifted.low), power_of_eighths(shifted.high)}; }
   // Lanes as integers from 0: one more where a < b.
   static V16 count_less(V16 count, V16 a, V16 b) {
     return {count_less(count.low, a.low, b.low), count_less(count.high, a.high, b.high)};
@@ -194,13 +190,11 @@ struct V16 {
   static __m256 gather_half(const float* p, const std::int32_t* n) {
     return _mm256_setr_ps(p[n[0]], p[n[1]], p[n[2]], p[n[3]], p[n[4]], p[n[5]], p[n[6]], p[n[7]]);
   }
-  static __m256 power(__m256 shifted) {
-    return _mm256_castsi256_ps(
-        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(126 << 23)));
-  }
-  static __m256 times_power(__m256 p, __m256 shifted) {
-    const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
-    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), power));
+  static __m256 power_of_eighths(__m256 shifted) {
+    const __m256i k = _mm256_castps_si256(shifted);
+    const __m256i table = _mm256_load_si256(reinterpret_cast<const __m256i*>(kEighths));
+    const __m256i part = _mm256_permutevar8x32_epi32(table, k);  // the low three bits count
+    return _mm256_castsi256_ps(_mm256_add_epi32(part, _mm256_slli_epi32(k, 20)));
   }
   static __m256 count_less(__m256 count, __m256 a, __m256 b) {
     const __m256i less = _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ));  // −1 where it holds

@@ -125,13 +125,12 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 keep_first(const V16& a, std::int64_t count) {
     return make([&](int i) { return i < count ? a.lane[i] : 0.0F; });
   }
-  // 2^(n − 1) from n + 1.5 · 2^23.
-  static V16 power_below(const V16& shifted) {
-    return make([&](int i) { return from_bits((to_bits(shifted.lane[i]) << 23) + (126U << 23)); });
-  }
-  // p · 2^n, of numbers whose product is normal.
-  static V16 times_power(const V16& p, const V16& shifted) {
-    return make([&](int i) { return from_bits(to_bits(p.lane[i]) + (to_bits(shifted.lane[i]) << 23)); });
+  // 2^(k / 8) from k + 1.5 · 2^23, if it is normal.
+  static V16 power_of_eighths(const V16& shifted) {
+    return make([&](int i) {
+      const std::uint32_t k = to_bits(shifted.lane[i]);
+      return from_bits(kEighths[k % 8] + (k << 20));
+    });
   }
   // Lanes as integers from 0: one more where a < b.
   static V16 count_less(const V16& count, const V16& a, const V16& b) {

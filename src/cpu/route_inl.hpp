@@ -198,7 +198,7 @@ inline void finish(const RouteArgs& r, Slots& slots) {
 
 inline void route_slots(const RouteArgs& r, const Course& course, float* sums, Slots& slots) {
   std::uint32_t left = (1U << slots.tokens) - 1U;
-  if (course.in_lanes) {
+  if (course.in_lanes && slots.tokens >= kFewestInLanes) {
     left = choose_in_lanes(r, course, slots);
   }
   for (; left != 0; left &= left - 1) {

@@ -104,9 +104,11 @@ inline V16 softmax_term(V16 logit, V16 largest) {
 
 inline bool is_finite(float value) { return value - value == 0.0F; }
 
-// exp(l − largest) for the total alone, with a finite largest: what lies below kLowestExp, padding included, adds up to
-// less than rounding shows beside the 1 of the largest.
-inline V16 bounded_term(V16 logit, V16 largest) { return exp_bounded(V16::sub(logit, largest)); }
+// total + exp(l − largest), with a finite largest: what lies below kLowestExp, padding included, adds up to less than
+// rounding shows beside the 1 of the largest.
+inline V16 add_bounded_term(V16 total, V16 logit, V16 largest) {
+  return add_exp_bounded(total, V16::sub(logit, largest));
+}
 
 // Σ exp(l − largest) over a row.
 inline float softmax_total(const ConstRow& row, float largest) {
@@ -114,7 +116,7 @@ inline float softmax_total(const ConstRow& row, float largest) {
   V16 total = V16::set(0.0F);
   if (is_finite(largest)) {
     for (std::int32_t at = 0; at < row.padded; at += kLanes) {
-      total = V16::add(total, bounded_term(V16::load(row.value + at), top));
+      total = add_bounded_term(total, V16::load(row.value + at), top);
     }
     return V16::sum(total);
   }

@@ -73,7 +73,7 @@ constexpr float kLowestLogistic = -87.0F;
 // sigmoid(max(x, kLowestLogistic)), for NaN too: what experts are chosen by.
 inline V16 logistic_bounded(V16 x) {
   const V16 one = V16::set(1.0F);
-  return V16::div(one, V16::add(one, exp_negative_bounded(V16::max(x, V16::set(kLowestLogistic)))));
+  return V16::div(one, add_exp_negative_bounded(one, V16::max(x, V16::set(kLowestLogistic))));
 }
 
 // sigmoid without a NaN to keep: 0 below kLowestLogistic.

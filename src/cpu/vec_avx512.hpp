@@ -65,15 +65,11 @@ struct V16 {
   static bool any_less(V16 a, V16 b) { return _mm512_cmp_ps_mask(a.all, b.all, _CMP_LT_OQ) != 0; }
   // Lanes from `count` on become 0.
   static V16 keep_first(V16 a, std::int64_t count) { return {_mm512_maskz_mov_ps(first(count), a.all)}; }
-  // 2^(n − 1) from n + 1.5 · 2^23.
-  static V16 power_below(V16 shifted) {
-    const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted.all), 23);
-    return {_mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(126 << 23)))};
-  }
-  // p · 2^n, of numbers whose product is normal.
-  static V16 times_power(V16 p, V16 shifted) {
-    const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(shifted.all), 23);
-    return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p.all), power))};
+  // 2^(k / 8) from k + 1.5 · 2^23, if it is normal.
+  static V16 power_of_eighths(V16 shifted) {
+    const __m512i k = _mm512_castps_si512(shifted.all);
+    const __m512i part = _mm512_permutexvar_epi32(k, _mm512_load_si512(kEighths));  // the low four bits count
+    return {_mm512_castsi512_ps(_mm512_add_epi32(part, _mm512_slli_epi32(k, 20)))};
   }
   // Lanes as integers from 0: one more where a < b.
   static V16 count_less(V16 count, V16 a, V16 b) {
