@@ -104,6 +104,7 @@ BlockWeights read_block(const TensorFile& file, const std::string& file_name, co
   weights.identity_experts = config.identity_experts;
   weights.weight_on_input = config.family->weight_on_input;
   weights.latent = config.latent;
+  weights.narrow_router = config.family->router.narrow;
   block.router = config.router;
   const auto stored = [&](const NamedShape& wanted) {
     const StoredWeight weight = find_weight(file, file_name, wanted, config.quantization);

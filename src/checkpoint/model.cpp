@@ -10,10 +10,12 @@
 #include <utility>
 
 #include "checkpoint/block.hpp"
+#include "checkpoint/fingerprint.hpp"
 #include "checkpoint/json_text.hpp"
 #include "checkpoint/layout.hpp"
 #include "checkpoint/model_config.hpp"
 #include "fail.hpp"
+#include "layer/pack_cache.hpp"
 #include "switchyard/tensor_file.hpp"
 
 namespace switchyard {
@@ -57,6 +59,7 @@ ModelInfo make_info(const ModelConfig& config, const TensorFile& file) {
   info.router = config.router;
   info.selection_bias = config.selection_bias;
   info.logit_bias = config.family->router.logit_bias;
+  info.narrow_router = config.family->router.narrow;
   info.table_layers = config.table_layers;
   info.quantization = config.quantization.method;
   if (config.family->outside != nullptr) info.outside = config.family->outside;
@@ -88,13 +91,15 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 
 struct Model::Impl {
   std::string file_name;
+  std::string config_text;
   TensorFile file;
   ModelConfig config;
   PlaceChoice place;
   ModelInfo info;
 
-  Impl(const fs::path& tensors, ModelConfig read)
+  Impl(const fs::path& tensors, std::string text, ModelConfig read)
       : file_name(tensors.string()),
+        config_text(std::move(text)),
         file(TensorFile::open(tensors)),
         config(std::move(read)),
         info(make_info(config, file)) {
@@ -225,6 +230,30 @@ struct Model::Impl {
     for_each_tensor(layer, [&](const NamedShape& wanted, Role role) { check(wanted, role); });
   }
 
+  Fingerprint source_of(std::int32_t layer) const {
+    std::vector<const Tensor*> tensors;
+    for_each_tensor(layer, [&](const NamedShape& name, Role role) {
+      if (role == Role::table) return tensors.push_back(&file.at(name.name));
+      for (const Tensor* tensor : find_weight(file, file_name, name, config.quantization).tensors()) {
+        if (tensor != nullptr) tensors.push_back(tensor);
+      }
+    });
+    return fingerprint(config_text, file, layer, tensors);
+  }
+
+  // What an MoE layer is made of but for its experts.
+  BlockWeights block(std::int32_t index, std::vector<const Tensor*>& used) const {
+    if (!info.unsupported.empty()) {
+      fail(Code::not_supported, "model: {}: {}", file_name, fmt::join(info.unsupported, "; "));
+    }
+    const auto& layers = info.moe_layers;
+    if (!std::binary_search(layers.begin(), layers.end(), index)) {
+      fail(Code::invalid_argument, "model: layer {} has no experts, expected one of [{}]", index,
+           fmt::join(layers, ","));
+    }
+    return read_block(file, file_name, config, place, index, used);
+  }
+
   ExpertFiles expert_files(const ExpertPlace& routed, std::int32_t expert) const {
     ExpertFiles files{};
     const ExpertNames names = expert_names(routed, expert);
@@ -262,24 +291,24 @@ Model Model::open(const fs::path& folder) {
     fail(Code::io, "model: {}: is no folder, expected one with config.json and model.safetensors", folder.string());
   }
   const fs::path config = folder / "config.json";
-  const ModelConfig read = read_model_config(read_json_file(config, "config"), config.string());
-  return Model(std::make_unique<Impl>(find_tensors(folder), read));
+  std::string text = read_json_file(config, "config");
+  const ModelConfig read = read_model_config(text, config.string());
+  return Model(std::make_unique<Impl>(find_tensors(folder), std::move(text), read));
 }
 
 const ModelInfo& Model::info() const noexcept { return impl_->info; }
 
-Layer Model::layer(std::int32_t index, const LayerOptions& options, const Progress& progress) const {
-  const Impl& model = *impl_;
-  if (!model.info.unsupported.empty()) {
-    fail(Code::not_supported, "model: {}: {}", model.file_name, fmt::join(model.info.unsupported, "; "));
-  }
-  const auto& layers = model.info.moe_layers;
-  if (!std::binary_search(layers.begin(), layers.end(), index)) {
-    fail(Code::invalid_argument, "model: layer {} has no experts, expected one of [{}]", index, fmt::join(layers, ","));
-  }
-
+std::size_t Model::workspace_bytes(std::int32_t index, const LayerOptions& options, std::int64_t max_tokens) const {
   std::vector<const Tensor*> used;
-  BlockWeights block = read_block(model.file, model.file_name, model.config, model.place, index, used);
+  const BlockWeights block = impl_->block(index, used);
+  return Layer::workspace_bytes(block.weights, block.router, options, max_tokens);
+}
+
+Layer Model::layer(std::int32_t index, const LayerOptions& options, const Progress& progress,
+                   const fs::path& cache) const {
+  const Impl& model = *impl_;
+  std::vector<const Tensor*> used;
+  BlockWeights block = model.block(index, used);
   const ExpertPlace routed = routed_place(model.config, model.place, index);
   const auto finish = [&](std::int32_t expert) {
     model.release_expert(routed, expert);
@@ -292,10 +321,24 @@ Layer Model::layer(std::int32_t index, const LayerOptions& options, const Progre
     if (!reason.empty()) fail(Code::not_supported, "model: {}: {}", model.file_name, reason);
     return expert_views(routed, files, expert);
   };
-  Layer layer(block.weights, block.router, options);
-  finish(model.config.experts - 1);
+  auto parts = std::make_unique<Layer::Parts>(plan_parts(block.weights, block.router, options));
+  if (cache.empty()) {
+    pack_parts(*parts, block.weights);
+    finish(model.config.experts - 1);
+  } else {
+    const fs::path path = packed_path(cache, model.file_name, index, *parts);
+    const Fingerprint source = model.source_of(index);
+    if (!map_packed(*parts, path, source)) {
+      PackedFile file(path);
+      pack_parts(*parts, block.weights);
+      finish(model.config.experts - 1);
+      file.finish(*parts, source);
+    } else if (progress) {
+      progress(model.config.experts, model.config.experts);
+    }
+  }
   for (const Tensor* tensor : used) model.file.release(*tensor);
-  return layer;
+  return Layer(std::move(parts));
 }
 
 }  // namespace switchyard
