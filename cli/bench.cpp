@@ -8,6 +8,7 @@
 
 #include "../tests/cases.hpp"
 #include "bench_layer.hpp"
+#include "bench_record.hpp"
 #include "bench_route.hpp"
 #include "commands.hpp"
 
@@ -45,10 +46,17 @@ BenchConfig parse_sizes(const std::string& text) {
   return {text, sizes[0], sizes[1], experts, topk};
 }
 
+nlohmann::ordered_json caches_json() {
+  const Caches& caches = processor_caches();
+  return {{"cores", caches.cores},       {"hardware_threads", caches.hardware_threads},
+          {"l1_bytes", caches.l1_bytes}, {"l2_bytes", caches.l2_bytes},
+          {"l3_bytes", caches.l3_bytes}, {"l3_cores", caches.l3_cores}};
+}
+
 nlohmann::ordered_json probe_json(const Roofline& probe) {
   return {{"isa", isa_name(probe.isa)},       {"threads", probe.threads},     {"fma_gflops", probe.fma_gflops},
           {"bf16_gflops", probe.bf16_gflops}, {"vnni_gops", probe.vnni_gops}, {"dram_gbps", probe.dram_gbps},
-          {"cache_gbps", probe.cache_gbps}};
+          {"cache_gbps", probe.cache_gbps},   {"caches", caches_json()}};
 }
 
 std::string json_text(const BenchResult& result) {
@@ -89,6 +97,17 @@ std::string json_text(const RouteBenchResult& result) {
                             {"of_reading", row.of_reading()},
                             {"plain_ms", row.plain_ms},
                             {"of_plain", row.of_plain()}});
+  }
+  return json.dump(2);
+}
+
+std::string json_text(const std::vector<RecordBenchRow>& rows) {
+  nlohmann::ordered_json json;
+  json["isa"] = isa_name(current_isa());
+  json["rows"] = nlohmann::ordered_json::array();
+  for (const RecordBenchRow& row : rows) {
+    json["rows"].push_back(
+        {{"work", row.work}, {"ms", row.ms}, {"bytes", row.bytes}, {"ratio", row.ratio}, {"beside", row.beside}});
   }
   return json.dump(2);
 }
@@ -166,6 +185,8 @@ std::vector<BenchConfig> parse_configs(const std::vector<std::string>& names) {
 void bench(const BenchOptions& options) {
   if (options.what == "route") {
     bench_route(options);
+  } else if (options.what == "record") {
+    print(bench_records(), options.json);
   } else {
     bench_layer(options);
   }

@@ -31,7 +31,7 @@ double expected_bytes(const BenchConfig& config, double expert_bytes, std::int64
 
 // As many copies as calls, one after the other in any place of the cycle, use far more weights than the caches hold.
 int copies_wanted(const BenchConfig& config, double expert_bytes, const std::vector<std::int64_t>& tokens) {
-  const double enough = 4 * last_level_cache_bytes();
+  const double enough = 4 * static_cast<double>(processor_caches().l3_bytes);
   int copies = 1;
   for (std::size_t first = 0; first < tokens.size(); ++first) {
     double used = 0;

@@ -33,6 +33,7 @@ struct RunOptions {
   std::string tensor;                // empty: layer.L.input
   DType dtype = DType::f32;
   std::optional<Format> weights;  // by default what layer_options has
+  std::optional<DType> router;  // see LayerOptions
   int threads = 0;
   std::filesystem::path cache;  // folder of packed weights; empty: none
   bool expect = false;
@@ -63,7 +64,7 @@ struct RouteOptions {
 };
 void route(const RouteOptions& options);
 
-// `bench layer` and `bench route`; what is empty has the default of the one that runs.
+// `bench layer`, `bench route` and `bench record`; what is empty has the default of the one that runs.
 struct BenchOptions {
   std::string what = "layer";
   std::vector<std::int64_t> tokens;

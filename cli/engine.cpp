@@ -306,7 +306,8 @@ ModelRun run_layers(const RunOptions& options) {
   ModelRun run;
   run.model = model.info();
   run.activations = options.dtype;
-  const LayerOptions made = layer_options(run.model, options.dtype, options.weights, options.threads);
+  LayerOptions made = layer_options(run.model, options.dtype, options.weights, options.threads);
+  made.router = options.router;
   run.format = made.format;
   run.threads = made.threads.count();
   const std::vector<LayerTask> tasks = plan_tasks(options, run.model, input);
@@ -314,6 +315,7 @@ ModelRun run_layers(const RunOptions& options) {
 
   for (const LayerTask& task : tasks) {
     const Layer layer = load_layer(model, task.layer, made, options.cache);
+    run.router = *layer.options().router;
     LayerRun result = forward_layer(layer, task);
     count_work(run.model, run.format, result);
     if (task.expected) result.comparison = compare(result, *task.expected, options.dtype);
@@ -358,8 +360,9 @@ std::string facts_text(const ModelRun& run) {
       fmt::format("model  {}, {} of {} layers with experts: E {}, K {}, H {}, F {}", model.model_type,
                   model.moe_layers.size(), model.layers, model.experts, model.router.topk, model.hidden, model.ffn);
   if (model.shared_ffn > 0) text += fmt::format(", shared expert F {}", model.shared_ffn);
-  text += fmt::format("\nrun    {} weights, {} activations, {}, {} thread{}\n", format_name(run.format),
-                      dtype_name(run.activations), isa_name(current_isa()), run.threads, run.threads == 1 ? "" : "s");
+  text += fmt::format("\nrun    {} weights, {} activations, {} router, {}, {} thread{}\n", format_name(run.format),
+                      dtype_name(run.activations), dtype_name(run.router), isa_name(current_isa()), run.threads,
+                      run.threads == 1 ? "" : "s");
   return text;
 }
 

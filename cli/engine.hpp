@@ -49,6 +49,7 @@ struct ModelRun {
   ModelInfo model;
   Format format = Format::f32;
   DType activations = DType::f32;
+  DType router = DType::f32;
   int threads = 1;
   std::vector<LayerRun> layers;
 

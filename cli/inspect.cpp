@@ -89,6 +89,7 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info, cons
   json["router"] = {{"score", score_name(router.score)},
                     {"normalize", router.normalize != Normalize::none},
                     {"scale", router.scale},
+                    {"gemm", info.narrow_router ? "model" : "f32"},
                     {"selection_bias", info.selection_bias},
                     {"groups", router.groups},
                     {"kept_groups", router.kept_groups}};
@@ -96,6 +97,12 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info, cons
   add_block(json, info);
   json["layout"] = info.layout;
   json["weights"] = dtype_name(info.weights);
+  if (!info.quantization.empty()) json["quantization"] = info.quantization;
+  if (info.codes != Codes::plain) {
+    json["codes"] = codes_name(info.codes);
+    json["scales"] = dtype_name(info.scales);
+    json["block"] = {info.out_block, info.in_block};
+  }
   json["file_bytes"] = info.file_bytes;
   json["moe_bytes"] = info.moe_bytes;
   json["formats"] = nlohmann::ordered_json::object();
@@ -139,6 +146,7 @@ std::string router_text(const ModelInfo& info) {
     text +=
         fmt::format("; from {} of {} groups by their best {}", router.kept_groups, router.groups, router.group_best);
   }
+  text += info.narrow_router ? "; in the model's type" : "; in f32";
   if (!info.table_layers.empty()) {
     text += fmt::format("; experts by token id in {}", ranges_text(info.table_layers));
   }
@@ -172,7 +180,7 @@ void print_block(const ModelInfo& info) {
   if (info.shared_ffn > 0) line("shared expert", shared_text(info));
   line("router", router_text(info));
   line("layout", info.layout);
-  line("weights", dtype_name(info.weights));
+  line("weights", weights_text(info));
 }
 
 void print_workspace(const InspectOptions& options, const std::vector<std::size_t>& workspace) {

@@ -158,6 +158,8 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
              "What the experts multiply; default: f32");
   add_weights(command, options.weights,
               "What their weights are packed to; default: bf16 if they or --dtype are, or f32");
+  add_choice<std::optional<DType>>(command, "--router", options.router, {{"f32", DType::f32}, {"bf16", DType::bf16}},
+                                   "What the router's GEMM gives; default: as the family has it");
   add_threads(command, options.threads);
   command->add_option("--cache", options.cache, "Keep packed weights in this folder, and use those that are there")
       ->type_name("FOLDER");
@@ -283,9 +285,9 @@ void add_bench_weights(CLI::App* command, std::vector<Format>& weights) {
 }
 
 CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
-  CLI::App* command = app.add_subcommand("bench", "Time forwards of one layer, or routing");
-  command->add_option("WHAT", options.what, "What to time: layer (default) or route")
-      ->check(CLI::IsMember({"layer", "route"}).description(""))
+  CLI::App* command = app.add_subcommand("bench", "Time forwards of one layer, routing, or the routing record");
+  command->add_option("WHAT", options.what, "What to time: layer (default), route or record")
+      ->check(CLI::IsMember({"layer", "route", "record"}).description(""))
       ->type_name("");
   command->add_option("--tokens", options.tokens, "Numbers of tokens; default: 1,16,64,256,1024; route: 1,16384")
       ->delimiter(',')
@@ -309,6 +311,7 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
       "d: H 3584, F 1024, E 64, K 8    s: H 512, F 256, E 32, K 4\n\n"
       "route: beside reading the logits once and beside plain code. Without --score: softmax, sigmoid with a bias,\n"
       "and that with 8 groups. Logits of up to 64 KiB come from the cache, more from memory.\n\n"
+      "record: what a routing record is filled with, each beside another way to do it.\n\n"
       "Example:\n  switchyard bench layer --config b --tokens 1,16,256 --dtype bf16");
   return command;
 }

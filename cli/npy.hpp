@@ -1,5 +1,4 @@
-// NumPy's file of one array: versions 1 and 2, little-endian, row-major; f32, f16, i16, i32, i64, u8 and bool.
-// Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+// NumPy's file of one array, as switchyard/npy.hpp reads its header; f32, f16, i16, i32, i64, u8 and bool.
 #pragma once
 
 #include <cstddef>

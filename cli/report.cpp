@@ -140,9 +140,10 @@ void add_facts(Page& page, const ModelRun& run) {
   page.fact("hidden, ffn", fmt::format("{}, {}", model.hidden, model.ffn));
   if (model.shared_ffn > 0) page.fact("shared expert", fmt::format("ffn {}", model.shared_ffn));
   page.fact("weights in the files",
-            fmt::format("{}, {}", dtype_name(model.weights), bytes_text(static_cast<double>(model.moe_bytes))));
+            fmt::format("{}, {}", weights_text(model), bytes_text(static_cast<double>(model.moe_bytes))));
   page.fact("weights packed as", format_name(run.format));
   page.fact("activations", dtype_name(run.activations));
+  page.fact("router", dtype_name(run.router));
   page.fact("instruction set", isa_name(current_isa()));
   page.fact("threads", fmt::format("{}", run.threads));
   page.add("</dl></section>\n");

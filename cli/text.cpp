@@ -37,6 +37,15 @@ std::string ranges_text(std::span<const std::int32_t> ascending) {
   return text;
 }
 
+std::string weights_text(const ModelInfo& info) {
+  if (info.codes == Codes::plain) return dtype_name(info.weights);
+  const auto size = [](std::int64_t block) { return block == 0 ? std::string("all") : std::to_string(block); };
+  std::string text = codes_name(info.codes);
+  if (text != dtype_name(info.weights)) text += fmt::format(" in {}", dtype_name(info.weights));
+  return text + fmt::format(", {} scales for {} x {} weights", dtype_name(info.scales), size(info.out_block),
+                            size(info.in_block));
+}
+
 std::string TextTable::text() const {
   std::vector<std::size_t> width(rows_.front().size(), 0);
   for (const auto& row : rows_) {

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "switchyard/model.hpp"
+
 namespace switchyard::cli {
 
 // 1572864 → "1.57 MB"; decimal units, as GB/s are.
@@ -15,6 +17,9 @@ std::string bytes_text(double bytes);
 std::string time_text(double ms);
 // {0, 1, 2, 3, 7} → "0-3, 7".
 std::string ranges_text(std::span<const std::int32_t> ascending);
+
+// "bf16", or "f4_e2m1 in i8, f8_e8m0 scales for 1 x 32 weights".
+std::string weights_text(const ModelInfo& info);
 
 // A table with aligned columns; the first column to the left, all others to the right.
 class TextTable {

@@ -68,6 +68,7 @@ static void check_mixtral(const switchyard_model* model) {
   CHECK_OK(switchyard_model_get_info(model, &info));
   CHECK(info.layers == 2 && info.moe_layers == 2 && info.experts == 8 && info.hidden == 64 && info.ffn == 16);
   CHECK(info.shared_ffn == 0 && info.shared_gate == 0 && info.weights == SWITCHYARD_DTYPE_F32);
+  CHECK(info.codes == SWITCHYARD_CODES_PLAIN && strcmp(switchyard_model_quantization(model), "") == 0);
   CHECK(info.moe_bytes > 0 && info.moe_bytes < info.file_bytes);
   switchyard_router_options router = {.struct_size = sizeof router};
   CHECK_OK(switchyard_model_router(model, &router));
@@ -113,6 +114,14 @@ static void check_model(const char* golden, const char* name, void (*check_info)
   switchyard_model_destroy(model);
 }
 
+static void check_kimi(const switchyard_model* model) {
+  switchyard_model_info info = {.struct_size = sizeof info};
+  CHECK_OK(switchyard_model_get_info(model, &info));
+  CHECK(strcmp(switchyard_model_quantization(model), "compressed-tensors") == 0);
+  CHECK(info.weights == SWITCHYARD_DTYPE_I32 && info.codes == SWITCHYARD_CODES_U4);
+  CHECK(info.scales == SWITCHYARD_DTYPE_BF16 && info.out_block == 1 && info.in_block == 32);
+}
+
 static switchyard_model_info info_of(const char* golden, const char* name, size_t* table_layers, int* left_outside) {
   char path[kPathLength];
   switchyard_model* model = NULL;
@@ -134,9 +143,10 @@ static void check_infos(const char* golden) {
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_SILU && info.function.ungated == 0 && info.latent == 0);
   CHECK(info.shared_scale == 1 && info.identity_experts == 0 && info.weight_on_input == 0 && info.output_bias == 0);
   CHECK(info.selection_bias == 0 && info.logit_bias == 0 && tables == 0 && !outside);
+  CHECK(info.narrow_router == 1 && info.reserved == 0);
   info = info_of(golden, "nemotron_h_latent", &tables, &outside);
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_RELU_SQUARED && info.function.ungated == 1);
-  CHECK(info.latent > 0 && info.selection_bias == 1);
+  CHECK(info.latent > 0 && info.selection_bias == 1 && info.narrow_router == 0);
   info = info_of(golden, "gpt_oss", &tables, &outside);
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_SWIGLU_OAI && info.function.limit > 0 &&
         info.logit_bias == 1);
@@ -151,6 +161,7 @@ static void check_infos(const char* golden) {
 void test_model(const char* golden) {
   check_model(golden, "mixtral", check_mixtral);
   check_model(golden, "qwen2_moe", check_qwen2_moe);
+  check_model(golden, "kimi_k25_int4", check_kimi);
   check_infos(golden);
 
   int mixtral = 0;

@@ -63,6 +63,8 @@ static void test_names(void) {
   CHECK(strcmp(switchyard_isa_name(-1), "unknown") == 0);
   CHECK(strcmp(switchyard_dtype_name(SWITCHYARD_DTYPE_BF16), "bf16") == 0);
   CHECK(strcmp(switchyard_dtype_name(16), "unknown") == 0);
+  CHECK(strcmp(switchyard_codes_name(SWITCHYARD_CODES_F4_E2M1), "f4_e2m1") == 0);
+  CHECK(strcmp(switchyard_codes_name(7), "unknown") == 0 && strcmp(switchyard_codes_name(-1), "unknown") == 0);
   CHECK(switchyard_dtype_bytes(SWITCHYARD_DTYPE_F64) == 8 && switchyard_dtype_bytes(-1) == 0);
   CHECK(strcmp(switchyard_format_name(SWITCHYARD_FORMAT_BF16), "bf16") == 0);
   CHECK(strcmp(switchyard_format_name(8), "unknown") == 0);

@@ -23,7 +23,7 @@ std::string with_header(const std::string& header, std::size_t data_bytes, char 
   file += '\0';
   file += static_cast<char>(header.size() & 0xff);
   file += static_cast<char>(header.size() >> 8);
-  if (major == 2) file += std::string(2, '\0');
+  if (major > 1) file += std::string(2, '\0');
   file += header;
   for (std::size_t i = 0; i < data_bytes / 4; ++i) {
     const auto value = static_cast<float>(i);
@@ -61,8 +61,8 @@ void expect_damage(const std::string& header, const std::string& part) {
   expect_error(with_header(header, 24), Code::bad_data, part);
 }
 
-TEST(Npy, ReadsVersions1And2) {
-  for (const char major : {'\1', '\2'}) {
+TEST(Npy, ReadsVersions1To3) {
+  for (const char major : {'\1', '\2', '\3'}) {
     const NpyArray array = parse(with_header(kHeader, 24, major));
     EXPECT_EQ(array.shape, (std::vector<std::int64_t>{2, 3}));
     EXPECT_EQ(array.dtype, DType::f32);
@@ -102,7 +102,7 @@ TEST(Npy, WritesWhatItReads) {
 }
 
 TEST(Npy, EveryCutIsAnError) {
-  for (const char major : {'\1', '\2'}) {
+  for (const char major : {'\1', '\2', '\3'}) {
     const std::string whole = with_header(kHeader, 24, major);
     for (std::size_t size = 0; size < whole.size(); ++size) {
       EXPECT_THROW(parse(whole.substr(0, size)), Error) << size;
@@ -111,7 +111,7 @@ TEST(Npy, EveryCutIsAnError) {
 }
 
 TEST(Npy, OtherFile) { expect_error("PK\3\4 this is an .npz", Code::bad_data, "expected \\x93NUMPY"); }
-TEST(Npy, Version) { expect_error(with_header(kHeader, 24, 3), Code::not_supported, "version 3.0"); }
+TEST(Npy, Version) { expect_error(with_header(kHeader, 24, 4), Code::not_supported, "version 4.0"); }
 TEST(Npy, TooMuchData) { expect_error(with_header(kHeader, 28), Code::bad_data, "28 bytes of data, expected 24"); }
 TEST(Npy, TooLittleData) { expect_error(with_header(kHeader, 23), Code::bad_data, "23 bytes of data, expected 24"); }
 

@@ -36,9 +36,15 @@ struct ModelInfo {
   RouterOptions router;                    // its arrays are null: the tensors are read with a layer
   bool selection_bias = false;             // the router has one
   bool logit_bias = false;                 // the router has one
+  bool narrow_router = false;              // see LayerWeights
   std::vector<std::int32_t> table_layers;  // those MoE layers that take the experts from a table by token id
   std::string layout;                      // e.g. "per expert, gate_proj/up_proj/down_proj [out,in]"
-  DType weights = DType::f32;              // type of the expert tensors
+  DType weights = DType::f32;              // type of the expert tensors, codes if they are quantised
+  std::string quantization;                // quant_method as config.json has it; empty: none
+  Codes codes = Codes::plain;              // what an element of the routed experts is, in the first MoE layer
+  DType scales = DType::f32;               // type of what codes are multiplied with; nothing of plain ones
+  std::int64_t out_block = 0;              // outputs that share a scale; 0: all
+  std::int64_t in_block = 0;               // inputs that share a scale; 0: all
   std::size_t file_bytes = 0;              // all tensors
   std::size_t moe_bytes = 0;               // tensors of the MoE blocks
   std::string outside;                     // what of the family's block is left to the caller; empty: nothing

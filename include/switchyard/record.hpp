@@ -39,8 +39,8 @@ SWITCHYARD_API DType record_id_type(const RecordSchema& schema) noexcept;
 SWITCHYARD_API std::size_t record_row_bytes(const RecordSchema& schema) noexcept;
 
 // Throws bad_data for the first of `count` rows that names an expert outside 0..E−1 or one twice in a layer, or that is
-// zero in every id (the pattern of a capture that failed; looked for where K > 1 or L > 1): the message has row, layer and value. `first` is what row 0 is called in
-// it. `rows` [count,L,K] of record_id_type.
+// zero in every id (the pattern of a capture that failed; looked for where E > 1, and K > 1 or L > 1): the message has
+// row, layer and value. `first` is what row 0 is called in it. `rows` [count,L,K] of record_id_type.
 SWITCHYARD_API void check_rows(const RecordSchema& schema, const void* rows, std::int64_t count,
                                std::int64_t first = 0);
 

@@ -147,7 +147,7 @@ typedef struct switchyard_layer_weights {
   float shared_scale;                 /* 0: 1 */
   int32_t identity_experts;           /* Z more ids, E..E+Z-1, that stand for the token itself: y += weight * x */
   int32_t weight_on_input;            /* 1: the weight multiplies the expert's input, not its output */
-  int32_t reserved;                   /* 0 */
+  int32_t narrow_router;              /* 1: bf16 where weight and activations are, see switchyard_router_type */
   switchyard_weight_view output_bias; /* [H], added last; no data: none */
   /* The experts work in `latent` dimensions between two linear maps; shared expert and router see x. 0: they work in
    * H. Biases without data: none. */
@@ -158,13 +158,19 @@ typedef struct switchyard_layer_weights {
   switchyard_weight_view latent_out_bias; /* [H] */
 } switchyard_layer_weights;
 
+/* What the router's GEMM gives: fp32 from the hidden states as they are; or bf16, to which x, weight and logits are
+ * rounded; or what the weights ask for: with narrow_router, as families have it whose router runs in the model's type,
+ * bf16 where both the router's weight and the activations are bf16, and else f32. */
+typedef int32_t switchyard_router_type;
+enum { SWITCHYARD_ROUTER_AS_WEIGHTS = 0, SWITCHYARD_ROUTER_F32 = 1, SWITCHYARD_ROUTER_BF16 = 2 };
+
 typedef struct switchyard_layer_options {
   uint32_t struct_size;
   switchyard_format format;     /* what expert weights are packed to */
   switchyard_dtype activations; /* what the experts multiply: f32; bf16 needs SWITCHYARD_FORMAT_BF16 */
   switchyard_device device;     /* cuda: SWITCHYARD_NOT_SUPPORTED in a build without it */
-  switchyard_dtype router;      /* what the router's GEMM gives: f32, or bf16, to which its operands are rounded too */
-  int32_t reserved;             /* 0 */
+  switchyard_router_type router;
+  int32_t reserved;                  /* 0 */
   const switchyard_threads* threads; /* of the packing and of every forward */
 } switchyard_layer_options;
 
@@ -186,7 +192,7 @@ SWITCHYARD_API size_t switchyard_layer_weight_bytes(const switchyard_layer* laye
 /* Fills *options with what the layer was made with. */
 SWITCHYARD_API switchyard_status switchyard_layer_router(const switchyard_layer* layer,
                                                          switchyard_router_options* options);
-/* The same; options->threads is the layer's copy, with its count resolved. */
+/* The same; options->threads is the layer's copy, with its count resolved, options->router what the router runs in. */
 SWITCHYARD_API switchyard_status switchyard_layer_get_options(const switchyard_layer* layer,
                                                               switchyard_layer_options* options);
 
@@ -240,7 +246,7 @@ typedef struct switchyard_model_info {
   int64_t ffn;              /* F */
   int64_t shared_ffn;       /* 0: no shared expert */
   int32_t shared_gate;      /* 1: the shared expert has a sigmoid gate */
-  switchyard_dtype weights; /* type of the expert tensors */
+  switchyard_dtype weights; /* type of the expert tensors, codes if they are quantised */
   size_t file_bytes;        /* all tensors */
   size_t moe_bytes;         /* tensors of the MoE blocks */
   /* As switchyard_layer_weights has them; limits of the functions are those of the first layer with experts. */
@@ -253,6 +259,12 @@ typedef struct switchyard_model_info {
   int32_t output_bias;
   int32_t selection_bias; /* the router has one */
   int32_t logit_bias;     /* the router has one */
+  int32_t narrow_router;
+  int32_t reserved;        /* 0 */
+  switchyard_codes codes;  /* of the first layer's routed experts, as the following */
+  switchyard_dtype scales; /* type of what codes are multiplied with; nothing of plain ones */
+  int64_t out_block;       /* outputs that share a scale; 0: all */
+  int64_t in_block;        /* inputs that share a scale; 0: all */
 } switchyard_model_info;
 
 /* Maps a checkpoint folder (config.json and model.safetensors or model.safetensors.index.json); reads no weight. On
@@ -270,6 +282,9 @@ SWITCHYARD_API switchyard_status switchyard_model_router(const switchyard_model*
 SWITCHYARD_API const char* switchyard_model_type(const switchyard_model* model);
 SWITCHYARD_API const char* switchyard_model_family(const switchyard_model* model);
 SWITCHYARD_API const char* switchyard_model_layout(const switchyard_model* model);
+
+/* quant_method as config.json has it; "" for none. The model's. */
+SWITCHYARD_API const char* switchyard_model_quantization(const switchyard_model* model);
 
 /* Global indices of the layers with experts, [count], ascending. The model's. */
 SWITCHYARD_API const int32_t* switchyard_model_moe_layers(const switchyard_model* model, size_t* count);

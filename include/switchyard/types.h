@@ -93,6 +93,21 @@ SWITCHYARD_API size_t switchyard_dtype_bytes(switchyard_dtype dtype);
 /* "f32", "bf16", ...; "unknown" for other numbers. Static. */
 SWITCHYARD_API const char* switchyard_dtype_name(switchyard_dtype dtype);
 
+/* What the elements of a weight are stored as: numbers of a switchyard_dtype, or codes that are multiplied with scales. */
+typedef int32_t switchyard_codes;
+enum {
+  SWITCHYARD_CODES_PLAIN = 0,
+  SWITCHYARD_CODES_I8 = 1,
+  SWITCHYARD_CODES_U8 = 2,
+  SWITCHYARD_CODES_I4 = 3,
+  SWITCHYARD_CODES_U4 = 4,
+  SWITCHYARD_CODES_F8_E4M3 = 5,
+  SWITCHYARD_CODES_F4_E2M1 = 6
+};
+
+/* "plain", "i8", ...; "unknown" for other numbers. Static. */
+SWITCHYARD_API const char* switchyard_codes_name(switchyard_codes codes);
+
 /* Elements without gaps, as many as the place that takes them says. data NULL: not given. */
 typedef struct switchyard_const_array {
   const void* data;

@@ -114,9 +114,9 @@ struct WeightZeros {
 
 // A weight matrix [out, in] wherever it stands. Element (o, i) is at data + (o * out_stride + i / in_run * in_stride +
 // i % in_run) elements, half bytes if the codes have 4 bits. A tensor stored [in, out] has out_stride 1; one half of
-// interleaved gate/up rows has twice the row distance; words [in / 8, out] of eight codes along the inputs have in_run 8,
-// out_stride 8 and in_stride 8 * out. The element is code * scale * factor: the exact product rounded once to f32. Plain
-// ones are f32, bf16 or f16 without scales; all others need scales. Not owned.
+// interleaved gate/up rows has twice the row distance; words [in / 8, out] of eight codes along the inputs have in_run
+// 8, out_stride 8 and in_stride 8 * out. The element is code * scale * factor: the exact product rounded once to f32.
+// Plain ones are f32, bf16 or f16 without scales; all others need scales. Not owned.
 struct WeightView {
   const void* data = nullptr;
   DType dtype = DType::f32;  // of plain codes

@@ -31,6 +31,10 @@ static_assert(same(DType::f32, SWITCHYARD_DTYPE_F32) && same(DType::bf16, SWITCH
               same(DType::i64, SWITCHYARD_DTYPE_I64) && same(DType::u64, SWITCHYARD_DTYPE_U64) &&
               same(DType::boolean, SWITCHYARD_DTYPE_BOOLEAN) && same(DType::f8_e4m3, SWITCHYARD_DTYPE_F8_E4M3) &&
               same(DType::f8_e5m2, SWITCHYARD_DTYPE_F8_E5M2) && same(DType::f8_e8m0, SWITCHYARD_DTYPE_F8_E8M0));
+static_assert(same(Codes::plain, SWITCHYARD_CODES_PLAIN) && same(Codes::i8, SWITCHYARD_CODES_I8) &&
+              same(Codes::u8, SWITCHYARD_CODES_U8) && same(Codes::i4, SWITCHYARD_CODES_I4) &&
+              same(Codes::u4, SWITCHYARD_CODES_U4) && same(Codes::f8_e4m3, SWITCHYARD_CODES_F8_E4M3) &&
+              same(Codes::f4_e2m1, SWITCHYARD_CODES_F4_E2M1));
 
 struct LastError {
   std::string text;
@@ -199,6 +203,8 @@ size_t switchyard_dtype_bytes(switchyard_dtype dtype) {
 const char* switchyard_dtype_name(switchyard_dtype dtype) {
   return is_dtype(dtype) ? dtype_name(static_cast<DType>(dtype)) : "unknown";
 }
+
+const char* switchyard_codes_name(switchyard_codes codes) { return codes_name(static_cast<Codes>(codes)); }
 
 switchyard_status switchyard_threads_count(const switchyard_threads* threads, int32_t* count) {
   return guard([&] {

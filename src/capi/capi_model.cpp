@@ -102,6 +102,11 @@ switchyard_status switchyard_model_get_info(const switchyard_model* model, switc
     result.output_bias = from.output_bias ? 1 : 0;
     result.selection_bias = from.selection_bias ? 1 : 0;
     result.logit_bias = from.logit_bias ? 1 : 0;
+    result.narrow_router = from.narrow_router ? 1 : 0;
+    result.codes = static_cast<switchyard_codes>(from.codes);
+    result.scales = static_cast<switchyard_dtype>(from.scales);
+    result.out_block = from.out_block;
+    result.in_block = from.in_block;
     write_result(info, result);
   });
 }
@@ -123,6 +128,10 @@ const char* switchyard_model_family(const switchyard_model* model) {
 
 const char* switchyard_model_layout(const switchyard_model* model) {
   return model ? model->model.info().layout.c_str() : nullptr;
+}
+
+const char* switchyard_model_quantization(const switchyard_model* model) {
+  return model ? model->model.info().quantization.c_str() : nullptr;
 }
 
 const int32_t* switchyard_model_moe_layers(const switchyard_model* model, size_t* count) {

@@ -24,6 +24,16 @@ inline constexpr std::int64_t kGatedPanel = kPanel / 2;
 // Sums over lanes and elementwise functions run on this many virtual lanes on every instruction set.
 inline constexpr int kLanes = 16;
 static_assert(kMaxTopk % kLanes == 0, "the chosen experts of a token are processed in whole lanes");
+// Bits of 2^(i / 8) less i · 2^20, twice: what is to be added to k · 2^20 for 2^(k / 8).
+alignas(64) inline constexpr std::uint32_t kEighths[16] = {
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7,
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+
+// The two largest of some numbers.
+struct TopTwo {
+  float first;
+  float second;
+};
 // Rows that one call of gemm takes at most: a multiple of the tile heights 6 and 13, and 5 MiB of rows at a depth of
 // 8192.
 inline constexpr std::int64_t kMaxGemmRows = 156;
@@ -126,8 +136,11 @@ constexpr std::size_t gemm_scratch_bytes(Math math, std::int64_t rows, std::int6
 
 // What scores for balance losses add to a sum of scores before they divide by it.
 inline constexpr float kAuxEpsilon = 1e-20F;
-// Rows of scratch, each as long as the experts padded to kLanes, for routing and its gradient.
-inline constexpr std::int64_t kRouteRows = 3;
+// Up to so many experts the experts of kLanes tokens are chosen at once; the rows of all of them stay in L2.
+inline constexpr std::int32_t kLaneExperts = 1024;
+// Rows of scratch, each as long as the experts padded to kLanes, for routing and its gradient: three of a token, then two
+// for every lane.
+constexpr std::int64_t route_rows(std::int32_t experts) { return experts <= kLaneExperts ? 3 + 2 * kLanes : 3; }
 
 // Whether balance losses see the softmax of the logits.
 constexpr bool has_softmax_aux(Score score) {
@@ -150,7 +163,7 @@ struct RouteArgs {
   double* score_sum;    // [E]
   double* z_sum;
   std::int64_t* valid_count;
-  float* scratch;  // kRouteRows rows, aligned to 64
+  float* scratch;  // route_rows(experts) rows, aligned to 64
 };
 
 struct RouteBackwardArgs {

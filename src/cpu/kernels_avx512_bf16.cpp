@@ -21,6 +21,7 @@ struct Dot {
 // clang-format off
 #include "cpu/words_vnni.hpp"
 #include "cpu/vec_avx512.hpp"
+#include "cpu/lanes_x86.hpp"
 #include "cpu/float_mode_x86.hpp"
 #include "cpu/kernels_inl.hpp"
 #include "cpu/peak_vnni_inl.hpp"

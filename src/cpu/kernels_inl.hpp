@@ -5,6 +5,7 @@
 //        which adds the products of kWordSteps steps per lane, bytes and half_bytes, which make its second operand of packed
 //        codes, store_steps, which makes the first, and difference, which gives floats
 //   V16  kLanes virtual lanes for elementwise work
+//   Keys  native vectors of numbers that order experts by value, then id
 //   FloatMode  a scope of known rounding, with or without denormals
 // and then makes its table. No standard header may be included from here: code for one instruction set must not reach
 // the others.
@@ -21,6 +22,7 @@
 #include "cpu/row_inl.hpp"
 #include "cpu/weigh_inl.hpp"
 #include "cpu/choose_inl.hpp"
+#include "cpu/lanes_inl.hpp"
 #include "cpu/route_inl.hpp"
 #include "cpu/route_backward_inl.hpp"
 #include "cpu/histogram_inl.hpp"

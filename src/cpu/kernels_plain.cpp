@@ -127,7 +127,7 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 load_part(const float* p, std::int64_t count, float fill) {
     return make([=](int i) { return i < count ? p[i] : fill; });
   }
-  static V16 gather(const float* p, const std::uint16_t* numbers) {
+  static V16 gather(const float* p, const std::int32_t* numbers) {
     return make([=](int i) { return p[numbers[i]]; });
   }
   // Lanes from `count` on become `fill`.
@@ -169,13 +169,12 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 keep_first(const V16& a, std::int64_t count) {
     return make([&](int i) { return i < count ? a.lane[i] : 0.0F; });
   }
-  // 2^(n − 1) from n + 1.5 · 2^23.
-  static V16 power_below(const V16& shifted) {
-    return make([&](int i) { return from_bits((to_bits(shifted.lane[i]) << 23) + (126U << 23)); });
-  }
-  // p · 2^n, of numbers whose product is normal.
-  static V16 times_power(const V16& p, const V16& shifted) {
-    return make([&](int i) { return from_bits(to_bits(p.lane[i]) + (to_bits(shifted.lane[i]) << 23)); });
+  // 2^(k / 8) from k + 1.5 · 2^23, if it is normal.
+  static V16 power_of_eighths(const V16& shifted) {
+    return make([&](int i) {
+      const std::uint32_t k = to_bits(shifted.lane[i]);
+      return from_bits(kEighths[k % 8] + (k << 20));
+    });
   }
   // Lanes as integers from 0: one more where a < b.
   static V16 count_less(const V16& count, const V16& a, const V16& b) {
@@ -207,6 +206,14 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 sqrt(const V16& a) {
     return make([&](int i) { return __builtin_sqrtf(a.lane[i]); });
   }
+  // Bit i: value[i], i < 64, is at least `least`, the same in all lanes.
+  static std::uint64_t mask_at_least(const float* value, const V16& least) {
+    std::uint64_t mask = 0;
+    for (int i = 0; i < 64; ++i) {
+      mask |= value[i] >= least.lane[0] ? std::uint64_t{1} << i : 0U;
+    }
+    return mask;
+  }
   // Bit i: lane i of a is at least b's.
   static std::uint32_t at_least(const V16& a, const V16& b) {
     std::uint32_t bits = 0;
@@ -215,20 +222,6 @@ struct V16 : Lanes<kLanes, V16> {
     }
     return bits;
   }
-  // Numbers of kLanes elements; the next ones.
-  using Numbers = std::int32_t;  // the first
-  static Numbers first_numbers() { return 0; }
-  static Numbers next(Numbers numbers) { return numbers + kLanes; }
-  // Writes the numbers of the lanes of a that are at least b's, one after the other; there must be room for all 16. Returns
-  // how many they are.
-  static std::int32_t pack_at_least(std::uint16_t* to, const V16& a, const V16& b, Numbers numbers) {
-    std::int32_t count = 0;
-    for (int i = 0; i < kLanes; ++i) {
-      to[count] = static_cast<std::uint16_t>(numbers + i);
-      count += a.lane[i] >= b.lane[i] ? 1 : 0;
-    }
-    return count;
-  }
   // Over all lanes, none of them NaN.
   static float largest(const V16& a) {
     float value = a.lane[0];
@@ -236,6 +229,17 @@ struct V16 : Lanes<kLanes, V16> {
       value = a.lane[i] > value ? a.lane[i] : value;
     }
     return value;
+  }
+  // The two largest of both over all lanes, no lane of `second` above `first`'s, none of them NaN.
+  static TopTwo top_two(const V16& first, const V16& second) {
+    TopTwo top{first.lane[0], second.lane[0]};
+    for (int i = 1; i < kLanes; ++i) {
+      const float lower = first.lane[i] > top.first ? top.first : first.lane[i];
+      top.first = first.lane[i] > top.first ? first.lane[i] : top.first;
+      top.second = lower > top.second ? lower : top.second;
+      top.second = second.lane[i] > top.second ? second.lane[i] : top.second;
+    }
+    return top;
   }
   // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
   static float sum(V16 a) {
@@ -313,6 +317,30 @@ struct V16 : Lanes<kLanes, V16> {
     return static_cast<std::uint16_t>(sign | half);
   }
 };
+
+// A number in the order of value, and the lower id first.
+struct Keys {
+  static constexpr int kWidth = 1;
+  float value;
+  std::int32_t id;
+
+  // −0 becomes 0.
+  static Keys make(const float* value, const std::int32_t* id) { return {*value + 0.0F, *id}; }
+  static bool less(Keys a, Keys b) { return a.value < b.value || (a.value == b.value && a.id > b.id); }
+  static Keys min(Keys a, Keys b) { return less(b, a) ? b : a; }
+  static Keys max(Keys a, Keys b) { return less(b, a) ? a : b; }
+  void split(float* value_out, std::int32_t* id_out) const {
+    *value_out = value;
+    *id_out = id;
+  }
+};
+
+// Columns of [kLanes][kLanes].
+inline void transpose(const float (*from)[kLanes], V16* to) {
+  for (int c = 0; c < kLanes; ++c) {
+    to[c] = V16::make([=](int i) { return from[i][c]; });
+  }
+}
 
 }  // namespace
 }  // namespace switchyard

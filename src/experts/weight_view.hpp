@@ -11,11 +11,11 @@ namespace switchyard {
 void check_weight(const WeightView& view, const char* what);
 
 // Elements (out, in), (out, in + 1), … as f32, each the exact product of code, scale and factor rounded once, whatever
-// the calling thread does with denormals. A factor of a nvfp4 weight is therefore not first rounded into its scales.
+// the calling thread does with denormals. The factor of nvfp4 is therefore not first rounded into its scales.
 void read_row(const WeightView& view, std::int64_t out, std::int64_t in, std::int64_t count, float* to);
 
-// The same codes without scales, one per byte: integers less their zeros as two's complement, f8_e4m3 and f4_e2m1 as they
-// are stored (0..15 for the latter). Not for plain codes.
+// The same codes without scales, one per byte: integers less their zeros as two's complement, f8_e4m3 and f4_e2m1 as
+// they are stored (0..15 for the latter). Not for plain codes.
 void read_codes(const WeightView& view, std::int64_t out, std::int64_t in, std::int64_t count, std::uint8_t* to);
 
 // The scale of element (out, in), exact, without the factor; 1 if there are no scales.

@@ -20,8 +20,8 @@ void check_options(const LayerOptions& options) {
     fail(Code::invalid_argument, "layer: found activations {} with weights {}, expected f32, or bf16 with bf16",
          dtype_name(options.activations), format_name(options.format));
   }
-  if (options.router != DType::f32 && options.router != DType::bf16) {
-    fail(Code::invalid_argument, "layer: found a router in {}, expected f32 or bf16", dtype_name(options.router));
+  if (options.router && options.router != DType::f32 && options.router != DType::bf16) {
+    fail(Code::invalid_argument, "layer: found a router in {}, expected f32 or bf16", dtype_name(*options.router));
   }
 }
 
@@ -44,6 +44,14 @@ void check_weights(const LayerWeights& weights) {
   if (!std::isfinite(weights.shared_scale)) {
     fail(Code::invalid_argument, "layer: found shared_scale {}, expected a finite number", weights.shared_scale);
   }
+}
+
+DType router_type(const LayerWeights& weights, const LayerOptions& options) {
+  if (options.router) {
+    return *options.router;
+  }
+  const bool all_bf16 = options.activations == DType::bf16 && weights.router.dtype == DType::bf16;
+  return weights.narrow_router && all_bf16 ? DType::bf16 : DType::f32;
 }
 
 // Empty without data.
@@ -98,13 +106,15 @@ const char* path_name(Path /*path*/) noexcept { return "grouped"; }
 Layer::Parts plan_parts(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options) {
   check_options(options);
   check_weights(weights);
+  LayerOptions kept = options;
+  kept.router = router_type(weights, options);
   const bool latent = weights.latent > 0;
   const ExpertShape shape{weights.experts, latent ? weights.latent : weights.hidden, weights.ffn, weights.function};
   ExpertWeights experts(shape, options.format);
   auto parts = Layer::Parts{.hidden = weights.hidden,
-                            .options = options,
+                            .options = kept,
                             .router = make_router(weights.router, weights.experts + weights.identity_experts,
-                                                  weights.hidden, router, options.router),
+                                                  weights.hidden, router, *kept.router),
                             .experts = std::move(experts),
                             .identity_experts = weights.identity_experts,
                             .weight_on_input = weights.weight_on_input,

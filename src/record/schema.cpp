@@ -3,6 +3,7 @@
 
 #include "fail.hpp"
 #include "record/ids.hpp"
+#include "record/record_kernels.hpp"
 #include "switchyard/record.hpp"
 
 namespace switchyard {
@@ -10,6 +11,12 @@ namespace {
 
 constexpr std::int32_t kMaxRecordExperts = 65536;
 constexpr std::int32_t kMaxRecordTopk = 64;
+
+// A row in which every id is zero, which no routing gives where there is more than one id to choose.
+template <class Id>
+bool is_zero_row(const RecordSchema& schema, const Id* row, std::int64_t row_ids) {
+  return schema.experts > 1 && row_ids > 1 && std::all_of(row, row + row_ids, [](Id id) { return id == 0; });
+}
 
 template <class Id>
 void check_slots(const RecordSchema& schema, const Id* slots, std::int64_t row, std::size_t layer) {
@@ -24,6 +31,16 @@ void check_slots(const RecordSchema& schema, const Id* slots, std::int64_t row, 
              row, schema.layers[layer], slots[s], before, s);
       }
     }
+  }
+}
+
+template <class Id>
+void check_row(const RecordSchema& schema, const Id* row, std::int64_t row_ids, std::int64_t number) {
+  if (is_zero_row(schema, row, row_ids)) {
+    fail(Code::bad_data, "record: row {} is zero in every layer, expected ids: its capture failed", number);
+  }
+  for (std::size_t l = 0; l < schema.layers.size(); ++l) {
+    check_slots(schema, row + static_cast<std::int64_t>(l) * schema.topk, number, l);
   }
 }
 
@@ -55,25 +72,18 @@ std::size_t record_row_bytes(const RecordSchema& schema) noexcept {
 }
 
 void check_rows(const RecordSchema& schema, const void* rows, std::int64_t count, std::int64_t first) {
+  const auto layers = static_cast<std::int64_t>(schema.layers.size());
+  const std::size_t id_bytes = dtype_bytes(record_id_type(schema));
+  const bool sets = record_kernels().are_sets(rows, id_bytes, count * layers, schema.topk, schema.experts);
+  if (sets && schema.topk > 1) {
+    return;  // distinct ids are not all zero
+  }
   with_ids(schema, rows, [&](const auto* ids) {
-    const std::int64_t row_ids = static_cast<std::int64_t>(schema.layers.size()) * schema.topk;
+    const std::int64_t row_ids = layers * schema.topk;
     for (std::int64_t r = 0; r < count; ++r) {
-      const auto* row = ids + r * row_ids;
-      if (row_ids > 1 && std::all_of(row, row + row_ids, [](auto id) { return id == 0; })) {
-        fail(Code::bad_data, "record: row {} is zero in every layer, expected ids: its capture failed", first + r);
+      if (!sets || is_zero_row(schema, ids + r * row_ids, row_ids)) {
+        check_row(schema, ids + r * row_ids, row_ids, first + r);
       }
-      for (std::size_t l = 0; l < schema.layers.size(); ++l) {
-        check_slots(schema, row + static_cast<std::int64_t>(l) * schema.topk, first + r, l);
-      }
-    }
-  });
-}
-
-void sort_slots(const RecordSchema& schema, void* rows, std::int64_t count) {
-  with_ids(schema, rows, [&](auto* ids) {
-    const std::int64_t sets = count * static_cast<std::int64_t>(schema.layers.size());
-    for (std::int64_t i = 0; i < sets; ++i) {
-      std::sort(ids + i * schema.topk, ids + (i + 1) * schema.topk);
     }
   });
 }

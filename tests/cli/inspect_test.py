@@ -28,8 +28,8 @@ class Inspect(CliTest):
             "ffn": 16,
             "shared_ffn": 20,
             "shared_gate": True,
-            "router": {"score": "softmax", "normalize": False, "scale": 1.0, "selection_bias": False, "groups": 0,
-                       "kept_groups": 0},
+            "router": {"score": "softmax", "normalize": False, "scale": 1.0, "gemm": "model",
+                       "selection_bias": False, "groups": 0, "kept_groups": 0},
             "weights": "f32",
             "file_bytes": sum(len(content) for _, _, content in tensors.values()),
             "moe_bytes": sum(blocks.values()),
@@ -49,10 +49,20 @@ class Inspect(CliTest):
 
     def test_router(self):
         router = json.loads(self.call("inspect", GOLDEN / "deepseek_v3", "--json"))["router"]
-        self.assertEqual(router, {"score": "sigmoid", "normalize": True, "scale": 2.5, "selection_bias": True,
-                                  "groups": 4, "kept_groups": 2})
+        self.assertEqual(router, {"score": "sigmoid", "normalize": True, "scale": 2.5, "gemm": "f32",
+                                  "selection_bias": True, "groups": 4, "kept_groups": 2})
         self.assertIn("sigmoid, with a bias to choose by, weights divided by their sum, times 2.5; from 2 of 4 groups",
                       self.call("inspect", GOLDEN / "deepseek_v3"))
+        self.assertRegex(self.call("inspect", GOLDEN / "deepseek_v3"), r"router .*; in f32\n")
+        self.assertRegex(self.call("inspect", GOLDEN / "mixtral"), r"router .*; in the model's type\n")
+
+    def test_quantized(self):
+        path = GOLDEN / "deepseek_v4_mxfp4"
+        info = json.loads(self.call("inspect", path, "--json"))
+        self.assertEqual([info[key] for key in ("quantization", "weights", "codes", "scales", "block")],
+                         ["fp8", "i8", "f4_e2m1", "f8_e8m0", [1, 32]])
+        self.assertIn("f4_e2m1 in i8, f8_e8m0 scales for 1 x 32 weights", self.call("inspect", path))
+        self.assertIn("f8_e4m3, f32 scales for all x all weights", self.call("inspect", GOLDEN / "mixtral_fp8"))
 
     def test_text(self):
         for name in FOLDERS:

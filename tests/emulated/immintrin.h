@@ -139,3 +139,27 @@ static inline __m512 emulated_dpbf16_ps(__m512 sum, __m512i a, __m512i b) {
 }
 #undef _mm512_dpbf16_ps
 #define _mm512_dpbf16_ps(sum, a, b) emulated_dpbf16_ps(sum, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b))
+
+// SIMDe 0.7.4 gives this name to the masked form.
+#undef _mm512_madd_epi16
+#define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
+
+static inline __m512i emulated_maskz_loadu_epi8(unsigned long long mask, const void* from) {
+  alignas(64) unsigned char lane[64];
+  for (unsigned i = 0; i < 64; ++i) {
+    lane[i] = (mask >> i & 1U) != 0 ? static_cast<const unsigned char*>(from)[i] : 0;
+  }
+  return _mm512_load_si512(lane);
+}
+#define _mm512_maskz_loadu_epi8(mask, from) emulated_maskz_loadu_epi8(mask, from)
+
+static inline void emulated_mask_storeu_epi8(void* to, unsigned long long mask, __m512i values) {
+  alignas(64) unsigned char lane[64];
+  _mm512_store_si512(lane, values);
+  for (unsigned i = 0; i < 64; ++i) {
+    if ((mask >> i & 1U) != 0) {
+      static_cast<unsigned char*>(to)[i] = lane[i];
+    }
+  }
+}
+#define _mm512_mask_storeu_epi8(to, mask, values) emulated_mask_storeu_epi8(to, mask, values)
