@@ -103,11 +103,11 @@ std::int64_t max_pieces(std::int64_t rows, std::int32_t count, int threads) {
 }  // namespace
 
 GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::int64_t padded_depth,
-                            int threads) {
+                            int threads, int gemms) {
   GroupedMemory memory{};
   memory.tile_bytes = tile_bytes();
   memory.scratch_bytes = gemm_scratch_bytes(std::min(rows, kMaxGemmRows), padded_depth);
-  memory.pieces = carver.take<Piece>(max_pieces(rows, count, threads));
+  memory.pieces = carver.take<Piece>(max_pieces(rows * gemms, count, threads));
   memory.scratch = carver.take<std::byte>(static_cast<std::int64_t>(memory.scratch_bytes) * threads);
   return memory;
 }

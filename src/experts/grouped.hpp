@@ -42,9 +42,10 @@ struct GroupedMemory {
   std::size_t scratch_bytes;
 };
 
-// Memory for any GroupedGemms of up to `rows` rows and `padded_depth` over `count` matrices, those of one call together.
+// Memory for any `gemms` GroupedGemms of one call, each of up to `rows` rows and `padded_depth`, over `count` matrices
+// together.
 GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::int64_t padded_depth,
-                            int threads);
+                            int threads, int gemms = 1);
 
 // All of them from one queue of pieces; none reads what another one writes.
 void run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory, const Kernels& kernels,
