@@ -29,9 +29,11 @@ test: build ## run all tests
 
 bench: setup ## run the benchmarks
 	@cmake --preset release -B build/bench -DSWITCHYARD_BENCH=ON -DSWITCHYARD_TESTS=OFF >/dev/null
-	@cmake --build build/bench --target layer_bench route_bench
+	@cmake --build build/bench --target layer_bench route_bench gemm_bench threads_bench
 	@build/bench/bench/layer_bench
 	@build/bench/bench/route_bench
+	@build/bench/bench/gemm_bench
+	@build/bench/bench/threads_bench
 
 fuzz: setup ## run the fuzz targets for FUZZ_SECONDS (needs clang)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)

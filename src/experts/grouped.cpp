@@ -106,11 +106,12 @@ std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows) {
   return gemm_scratch_bytes(math_of(weights.format()), std::min(rows, kMaxGemmRows), weights.padded_depth());
 }
 
-GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads) {
+GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads,
+                            int gemms) {
   GroupedMemory memory{};
   memory.tile_bytes = tile_bytes();
   memory.scratch_bytes = (scratch + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
-  memory.pieces = carver.take<Piece>(max_pieces(rows, count, threads));
+  memory.pieces = carver.take<Piece>(max_pieces(rows * gemms, count, threads));
   memory.scratch = carver.take<std::byte>(static_cast<std::int64_t>(memory.scratch_bytes) * threads);
   return memory;
 }

@@ -45,9 +45,10 @@ struct GroupedMemory {
 // What a thread needs for up to `rows` rows times `weights`.
 std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows);
 
-// Memory for any GroupedGemms of up to `rows` rows over `count` matrices, those of one call together, whose threads need up
-// to `scratch`.
-GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads);
+// Memory for any `gemms` GroupedGemms of one call, each of up to `rows` rows, over `count` matrices together, whose threads
+// need up to `scratch`.
+GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads,
+                            int gemms = 1);
 
 // All of them from one queue of pieces; none reads what another one writes.
 void run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory, const Kernels& kernels,

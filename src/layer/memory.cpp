@@ -42,8 +42,9 @@ GroupedMemory carve_gemms(Carver& carver, const Layer::Parts& parts, std::int64_
   if (with_router) {
     scratch = std::max(scratch, scratch_bytes(parts.router.weight, rows));
   }
-  const std::int32_t matrices = parts.experts.shape().experts + (parts.shared ? 1 : 0);
-  return carve_grouped(carver, rows, matrices, scratch, parts.options.threads.count());
+  const int gemms = parts.shared ? 2 : 1;
+  const std::int32_t matrices = parts.experts.shape().experts + gemms - 1;
+  return carve_grouped(carver, rows, matrices, scratch, parts.options.threads.count(), gemms);
 }
 
 void check_matrix(const char* name, const void* data, DType dtype, std::int64_t rows, std::int64_t cols,
@@ -82,8 +83,7 @@ ForwardMemory carve_forward(Carver& carver, const Layer::Parts& parts, std::int6
   const int threads = parts.options.threads.count();
   const auto activation = static_cast<std::int64_t>(dtype_bytes(parts.options.activations));
   chunk.plan = carve_plan(carver, chunk.tokens, topk, parts.experts.shape().experts, threads);
-  chunk.grouped =
-      carve_gemms(carver, parts, std::max(rows + (parts.shared ? chunk.tokens : 0), memory.router.chunk), with_router);
+  chunk.grouped = carve_gemms(carver, parts, std::max(rows, memory.router.chunk), with_router);
   chunk.h = carver.take<std::byte>(rows * parts.experts.packed().up.out_width() * activation);
   chunk.out = carver.take<float>(rows * parts.experts.packed().down.out_width());
   chunk.row_scale = carver.take<float>(parts.weight_on_input ? rows : 0);
