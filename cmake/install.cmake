@@ -6,6 +6,7 @@ install(TARGETS switchyard EXPORT switchyard-targets
 install(DIRECTORY include/switchyard DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT switchyard-targets NAMESPACE switchyard::
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/switchyard)
+get_target_property(SWITCHYARD_LIBRARY_TYPE switchyard TYPE)
 configure_package_config_file(cmake/switchyard-config.cmake.in switchyard-config.cmake
   INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/switchyard)
 write_basic_package_version_file(switchyard-config-version.cmake COMPATIBILITY SameMinorVersion)

@@ -44,25 +44,6 @@ void check_row(const RecordSchema& schema, const Id* row, std::int64_t row_ids, 
   }
 }
 
-// By counting for each slot those before it: no branches, which a sort of so few random ids mispredicts.
-template <std::size_t kTopk, class Id>
-void sort_sets(Id* ids, std::int64_t sets) {
-  for (std::int64_t set = 0; set < sets; ++set, ids += kTopk) {
-    std::uint8_t place[kTopk] = {};
-    for (std::size_t other = 0; other < kTopk; ++other) {
-      for (std::size_t s = 0; s < kTopk; ++s) {
-        const bool before = ids[other] < ids[s] || (ids[other] == ids[s] && other < s);
-        place[s] = static_cast<std::uint8_t>(place[s] + (before ? 1 : 0));
-      }
-    }
-    Id sorted[kTopk];
-    for (std::size_t s = 0; s < kTopk; ++s) {
-      sorted[place[s]] = ids[s];
-    }
-    std::copy_n(sorted, kTopk, ids);
-  }
-}
-
 }  // namespace
 
 void check_schema(const RecordSchema& schema) {
@@ -103,27 +84,6 @@ void check_rows(const RecordSchema& schema, const void* rows, std::int64_t count
       if (!sets || is_zero_row(schema, ids + r * row_ids, row_ids)) {
         check_row(schema, ids + r * row_ids, row_ids, first + r);
       }
-    }
-  });
-}
-
-void sort_slots(const RecordSchema& schema, void* rows, std::int64_t count) {
-  with_ids(schema, rows, [&](auto* ids) {
-    const std::int64_t sets = count * static_cast<std::int64_t>(schema.layers.size());
-    switch (schema.topk) {
-      case 4:
-        return sort_sets<4>(ids, sets);
-      case 6:
-        return sort_sets<6>(ids, sets);
-      case 8:
-        return sort_sets<8>(ids, sets);
-      case 10:
-        return sort_sets<10>(ids, sets);
-      default:
-        break;
-    }
-    for (std::int64_t i = 0; i < sets; ++i) {
-      std::sort(ids + i * schema.topk, ids + (i + 1) * schema.topk);
     }
   });
 }

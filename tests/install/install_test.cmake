@@ -23,7 +23,7 @@ endif()
 foreach(text IN LISTS texts)
   file(READ ${text} content)
   if(content MATCHES "fmt::|fmt/|nlohmann|CLI11")
-    message(FATAL_ERROR "install: ${text} names ${CMAKE_MATCH_0}, expected no dependency but threads")
+    message(FATAL_ERROR "install: ${text} names ${CMAKE_MATCH_0}, expected none on it")
   endif()
 endforeach()
 

@@ -1,11 +1,30 @@
-// The installed library from C++: two experts of one feature, one token for each.
+// The installed library from C++: two experts of one feature, one token for each; and a store, which needs more libraries.
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 
 #include "switchyard/switchyard.hpp"
 
 namespace sy = switchyard;
+
+namespace {
+
+bool stores_a_row() {
+  const std::filesystem::path path = std::filesystem::current_path() / "consumer.db";
+  std::filesystem::remove(path);
+  sy::RecordStore store = sy::RecordStore::open(path, {.access = sy::StoreAccess::create});
+  const sy::RecordSchema schema{4, 2, {0}, sy::SlotOrder::kept, "consumer"};
+  const std::array<unsigned char, 2> row{3, 1};
+  const auto id = store.add_sequence(schema, "one");
+  store.append(id, 0, sy::rows_in_memory(schema, row.data(), 1));
+  std::array<unsigned char, 2> back{};
+  unsigned char valid = 0;
+  store.read(id, 0, 1, {}, sy::RecordLayout::rows_first, back.data(), &valid);
+  return valid == 1 && back == row && store.verify().empty();
+}
+
+}  // namespace
 
 int main() {
   const std::array<float, 4> router{1, 0, 0, 1};
@@ -32,5 +51,5 @@ int main() {
   std::printf("%s: experts %d %d, y %g %g\n", sy::isa_name(sy::current_isa()), result.routing.expert[0],
               result.routing.expert[1], static_cast<double>(y[0]), static_cast<double>(y[2]));
   const bool right = std::abs(y[0] - silu) < 1e-6f && std::abs(y[2] - 2 * silu) < 1e-6f;
-  return right && result.routing.expert[0] == 0 && result.routing.expert[1] == 1 ? 0 : 1;
+  return right && stores_a_row() && result.routing.expert[0] == 0 && result.routing.expert[1] == 1 ? 0 : 1;
 }

@@ -1,0 +1,218 @@
+#include "record/encoding.hpp"
+
+#include <zstd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "fail.hpp"
+#include "record/bits.hpp"
+#include "record/elias_fano.hpp"
+
+namespace switchyard {
+namespace {
+
+constexpr int kZstdLevel = 1;
+constexpr int kMostWait = 64;
+constexpr int kCompressed = 16;  // added to what is compressed
+// What is compressed cannot be read in part, so it has to be smaller by this share of the other.
+constexpr std::size_t kWorthWhile = 32;
+
+RecordEncoding plain_of(RecordEncoding encoding) noexcept {
+  return static_cast<RecordEncoding>(static_cast<int>(encoding) % kCompressed);
+}
+RecordEncoding compressed_of(RecordEncoding plain) noexcept {
+  return static_cast<RecordEncoding>(static_cast<int>(plain) + kCompressed);
+}
+bool is_compressed(RecordEncoding encoding) noexcept { return static_cast<int>(encoding) >= kCompressed; }
+
+// function(pointer to ids) of the id type.
+template <class Void, class Function>
+void with_id_type(const IdShape& shape, Void* ids, Function&& function) {
+  using U8 = std::conditional_t<std::is_const_v<Void>, const std::uint8_t, std::uint8_t>;
+  using U16 = std::conditional_t<std::is_const_v<Void>, const std::uint16_t, std::uint16_t>;
+  shape.id_bytes() == 1 ? function(static_cast<U8*>(ids)) : function(static_cast<U16*>(ids));
+}
+
+bool all_below(const IdShape& shape, const void* ids, std::size_t count) {
+  bool below = true;
+  with_id_type(shape, ids, [&](const auto* id) {
+    std::remove_const_t<std::remove_pointer_t<decltype(id)>> most = 0;
+    for (std::size_t i = 0; i < count; ++i) most = std::max(most, id[i]);
+    below = static_cast<std::int32_t>(most) < shape.experts;
+  });
+  return below;
+}
+
+[[noreturn]] void fail_at_id(const IdShape& shape, RecordEncoding encoding) {
+  fail(Code::bad_data, "record: a blob in the encoding {} is not made of sets of {} experts below {}",
+       record_encoding_name(encoding), shape.topk, shape.experts);
+}
+
+void decode_plain(RecordEncoding encoding, const IdShape& shape, std::span<const std::byte> from, std::int64_t first,
+                  std::int64_t count, void* ids) {
+  const std::size_t expected = encoded_bytes(encoding, shape);
+  if (from.size() != expected) {
+    fail(Code::bad_data, "record: a blob in the encoding {} has {} bytes, expected {}", record_encoding_name(encoding),
+         from.size(), expected);
+  }
+  const auto first_id = static_cast<std::size_t>(first * shape.topk);
+  const auto id_count = static_cast<std::size_t>(count * shape.topk);
+  if (encoding == RecordEncoding::elias_fano) {
+    if (shape.order != SlotOrder::canonical) {
+      fail(Code::bad_data,
+           "record: a blob in the encoding elias_fano has rows whose order is kept, expected canonical");
+    }
+    const EliasFano code(shape.experts, shape.topk);
+    with_id_type(shape, ids, [&](auto* to) {
+      if (!code.decode(from, static_cast<std::size_t>(shape.sets), static_cast<std::size_t>(first),
+                       static_cast<std::size_t>(count), to)) {
+        fail_at_id(shape, encoding);
+      }
+    });
+    return;
+  }
+  if (encoding == RecordEncoding::raw) {
+    if (id_count > 0) std::memcpy(ids, from.data() + first_id * shape.id_bytes(), id_count * shape.id_bytes());
+  } else {
+    with_id_type(shape, ids, [&](auto* to) { unpack_bits(from, first_id, id_count, id_bits(shape.experts), to); });
+  }
+  if (!all_below(shape, ids, id_count)) fail_at_id(shape, encoding);
+}
+
+}  // namespace
+
+const char* record_encoding_name(RecordEncoding encoding) noexcept {
+  switch (encoding) {
+    case RecordEncoding::raw:
+      return "raw";
+    case RecordEncoding::packed:
+      return "packed";
+    case RecordEncoding::elias_fano:
+      return "elias_fano";
+    case RecordEncoding::raw_zstd:
+      return "raw_zstd";
+    case RecordEncoding::packed_zstd:
+      return "packed_zstd";
+    case RecordEncoding::elias_fano_zstd:
+      return "elias_fano_zstd";
+  }
+  return "unknown";
+}
+
+int id_bits(std::int32_t experts) noexcept { return std::bit_width(static_cast<std::uint32_t>(experts - 1)); }
+
+std::size_t encoded_bytes(RecordEncoding encoding, const IdShape& shape) noexcept {
+  switch (plain_of(encoding)) {
+    case RecordEncoding::packed:
+      return bytes_of_bits(shape.ids() * static_cast<std::size_t>(id_bits(shape.experts)));
+    case RecordEncoding::elias_fano:
+      return EliasFano(shape.experts, shape.topk).bytes(static_cast<std::size_t>(shape.sets));
+    default:
+      return shape.bytes();
+  }
+}
+
+void encode_ids(RecordEncoding encoding, const IdShape& shape, const void* ids, std::vector<std::byte>& to) {
+  to.resize(encoded_bytes(encoding, shape));
+  switch (encoding) {
+    case RecordEncoding::packed:
+      with_id_type(shape, ids, [&](const auto* from) { pack_bits(from, shape.ids(), id_bits(shape.experts), to); });
+      break;
+    case RecordEncoding::elias_fano:
+      with_id_type(shape, ids, [&](const auto* from) {
+        EliasFano(shape.experts, shape.topk).encode(from, static_cast<std::size_t>(shape.sets), to);
+      });
+      break;
+    default:
+      if (!to.empty()) std::memcpy(to.data(), ids, to.size());
+  }
+}
+
+struct IdDecoder::Zstd {
+  std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context{ZSTD_createDCtx(), ZSTD_freeDCtx};
+};
+
+IdDecoder::IdDecoder() = default;
+IdDecoder::~IdDecoder() = default;
+IdDecoder::IdDecoder(IdDecoder&&) noexcept = default;
+IdDecoder& IdDecoder::operator=(IdDecoder&&) noexcept = default;
+
+void IdDecoder::decode(RecordEncoding encoding, const IdShape& shape, std::span<const std::byte> from,
+                       std::int64_t first, std::int64_t count, void* ids) {
+  const RecordEncoding plain = plain_of(encoding);
+  if (!is_compressed(encoding)) return decode_plain(plain, shape, from, first, count, ids);
+  if (!zstd_) zstd_ = std::make_unique<Zstd>();
+  if (!zstd_->context) fail(Code::out_of_memory, "record: no memory to decompress a blob, expected some");
+  plain_.resize(encoded_bytes(plain, shape));
+  const std::size_t got =
+      ZSTD_decompressDCtx(zstd_->context.get(), plain_.data(), plain_.size(), from.data(), from.size());
+  if (ZSTD_isError(got) != 0 || got != plain_.size()) {
+    fail(Code::bad_data, "record: a blob in the encoding {} cannot be decompressed to {} bytes: {}",
+         record_encoding_name(encoding), plain_.size(),
+         ZSTD_isError(got) != 0 ? ZSTD_getErrorName(got) : "it holds fewer");
+  }
+  decode_plain(plain, shape, plain_, first, count, ids);
+}
+
+struct IdEncoder::Zstd {
+  std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context{ZSTD_createCCtx(), ZSTD_freeCCtx};
+
+  void compress(std::span<const std::byte> from, std::vector<std::byte>& to) const {
+    if (!context) fail(Code::out_of_memory, "record: no memory to compress a blob, expected some");
+    to.resize(ZSTD_compressBound(from.size()));
+    const std::size_t size =
+        ZSTD_compressCCtx(context.get(), to.data(), to.size(), from.data(), from.size(), kZstdLevel);
+    if (ZSTD_isError(size) != 0) fail(Code::internal, "record: zstd: {}, expected a blob", ZSTD_getErrorName(size));
+    to.resize(size);
+  }
+};
+
+IdEncoder::IdEncoder(bool compress) : zstd_(compress ? std::make_unique<Zstd>() : nullptr) {}
+IdEncoder::~IdEncoder() = default;
+IdEncoder::IdEncoder(IdEncoder&&) noexcept = default;
+IdEncoder& IdEncoder::operator=(IdEncoder&&) noexcept = default;
+
+bool IdEncoder::try_now() {
+  if (!zstd_) return false;
+  if (wait_ == 0) return true;
+  --wait_;
+  return false;
+}
+
+IdEncoder::Result IdEncoder::encode(const IdShape& shape, const void* ids) {
+  RecordEncoding plain = RecordEncoding::raw;
+  for (const RecordEncoding other : {RecordEncoding::packed, RecordEncoding::elias_fano}) {
+    if (other == RecordEncoding::elias_fano && shape.order != SlotOrder::canonical) continue;
+    if (encoded_bytes(other, shape) < encoded_bytes(plain, shape)) plain = other;
+  }
+  encode_ids(plain, shape, ids, plain_);
+  if (!try_now()) return {plain, plain_};
+
+  // Bytes of raw ids repeat as experts do; bits of the smaller code do only if it is a whole number of bytes wide.
+  RecordEncoding best = compressed_of(plain);
+  zstd_->compress(plain_, compressed_);
+  if (plain != RecordEncoding::raw) {
+    zstd_->compress({static_cast<const std::byte*>(ids), shape.bytes()}, other_);
+    if (other_.size() < compressed_.size()) {
+      best = RecordEncoding::raw_zstd;
+      std::swap(compressed_, other_);
+    }
+  }
+  const bool pays = compressed_.size() + plain_.size() / kWorthWhile < plain_.size();
+  interval_ = pays ? 1 : std::min(2 * interval_, kMostWait);
+  wait_ = interval_ - 1;
+  return pays ? Result{best, compressed_} : Result{plain, plain_};
+}
+
+IdEncoder::Result IdEncoder::encode_as(RecordEncoding encoding, const IdShape& shape, const void* ids) {
+  encode_ids(plain_of(encoding), shape, ids, plain_);
+  if (!is_compressed(encoding)) return {encoding, plain_};
+  if (!zstd_) zstd_ = std::make_unique<Zstd>();
+  zstd_->compress(plain_, compressed_);
+  return {encoding, compressed_};
+}
+
+}  // namespace switchyard
