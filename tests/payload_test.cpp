@@ -132,9 +132,7 @@ TEST(Payload, LayersThatAreNotThere) {
   const Ids ids = random_ids(2, 4, 2, 8, 4);
   const std::string bytes = bytes_of(ids, DType::u8);
   Payload payload = flat_payload(PayloadForm::raw, DType::u8, 4, 2, bytes);
-  const auto refused = [&](const RecordSchema& schema) {
-    return message_of([&] { rows_of(payload, schema); });
-  };
+  const auto refused = [&](const RecordSchema& schema) { return message_of([&] { rows_of(payload, schema); }); };
   EXPECT_NE(refused(schema_of(8, 2, {2, 4})).find("no layer 4 among its 4"), std::string::npos);
   EXPECT_NE(refused(schema_of(8, 3, {2})).find("topk 2, expected the schema's 3"), std::string::npos);
   payload.layer_ids = {1, 3, 5, 7};

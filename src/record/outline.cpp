@@ -18,6 +18,7 @@ constexpr std::size_t kNone = std::string_view::npos;
 constexpr std::size_t kLongText = 4096;
 constexpr std::size_t kFar = std::size_t{256} << 10;  // from the end of the body, or of a later payload, to a shape
 constexpr std::size_t kNear = 512;                    // from a payload's text to the other keys of its object
+constexpr int kMostStepped = 64;                      // later payloads
 constexpr std::string_view kShapeKey = "\"shape\"";
 
 // Characters of the base64 of so many bytes; 0 where there are none, or too many to be.
@@ -124,7 +125,7 @@ std::size_t Outline::string_end(std::size_t begin, std::string_view key) const {
     }
   }
   // A quote behind an even number of backslashes.
-  for (at = std::max(at == kNone ? near : at, near);; ++at) {
+  for (at = near;; ++at) {
     at = body_.find('"', at);
     if (at == kNone) {
       fail(Code::bad_data, "payload: the body ends inside of a string that begins at byte {}, expected the whole body",
@@ -192,7 +193,8 @@ std::size_t Outline::end_by_shape_after(std::size_t begin) const {
   const std::string_view before = body_.substr(begin - std::min(begin, kNear), std::min(begin, kNear));
   const std::size_t object = before.rfind('{');
   const std::size_t id_bytes_before = object == kNone ? 0 : id_bytes_in(before.substr(object));
-  for (std::size_t last = body_.size();;) {
+  std::size_t last = body_.size();
+  for (int stepped = 0; stepped < kMostStepped; ++stepped) {
     const std::size_t window = std::max(begin, last - std::min(last, kFar));
     const std::size_t found = body_.substr(window, last - window).rfind(kShapeKey);
     if (found == kNone) {
@@ -219,6 +221,7 @@ std::size_t Outline::end_by_shape_after(std::size_t begin) const {
     // It is the shape of a later payload, which is stepped over.
     last = shape - std::min(length, shape - begin);
   }
+  return kNone;
 }
 
 // Copies what stands between a payload's key and its value; if that is lists of ids, they are left out.
@@ -254,9 +257,13 @@ std::string_view Outline::body_string(std::string_view token) const {
   if (const Cut* cut = cut_at(at)) {
     return body_.substr(cut->body_at, cut->length);
   }
+  // What follows a cut in the text follows it in the body.
+  const auto after = std::lower_bound(cuts_.begin(), cuts_.end(), at,
+                                      [](const Cut& each, std::size_t place) { return each.at < place; });
   std::size_t body_at = at;
-  for (const Cut& cut : cuts_) {
-    body_at += cut.at < at ? cut.length : 0;
+  if (after != cuts_.begin()) {
+    const Cut& before = *(after - 1);
+    body_at = before.body_at + before.length + (at - before.at);
   }
   const std::size_t end = token.rfind('"');
   return body_.substr(body_at, end == 0 || end == kNone ? 0 : end - 1);

@@ -11,7 +11,6 @@
 #include "record/lists.hpp"
 #include "record/payload_parts.hpp"
 #include "switchyard/base64.hpp"
-#include "switchyard/base64.hpp"
 #include "switchyard/npy.hpp"
 
 namespace switchyard {
