@@ -25,9 +25,9 @@ RecordSchema schema_of(std::int32_t experts, std::int32_t topk) {
 
 // 64 sequences that decode a token each: as many lookups as there can be.
 RecordWork make_capture_work() {
-  constexpr std::int64_t kTokens = 64;
-  constexpr std::int64_t kPositions = 1024;
-  constexpr LayerCase kShape = kBenchCases[4];
+  static constexpr std::int64_t kTokens = 64;
+  static constexpr std::int64_t kPositions = 1024;
+  static constexpr LayerCase kShape = kBenchCases[4];
   struct State {
     Layer layer = RandomLayers({kShape.hidden, kShape.ffn, kShape.experts, kShape.topk}, DType::f32, Threads()).make();
     std::vector<std::byte> x = random_values(kTokens * kShape.hidden, DType::f32, 1, 3, Threads());
@@ -59,7 +59,7 @@ RecordWork make_capture_work() {
 }
 
 RecordWork make_export_work() {
-  constexpr std::int64_t kTokens = 8192;
+  static constexpr std::int64_t kTokens = 8192;
   constexpr std::int32_t kTopk = 8;
   struct State {
     RecordSchema schema = schema_of(128, kTopk);
