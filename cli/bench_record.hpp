@@ -25,11 +25,15 @@ struct NamedRecordWork {
 RecordWork make_base64_work();
 RecordWork make_last_rows_work();
 RecordWork make_narrowing_work();
+RecordWork make_capture_work();
+RecordWork make_export_work();
 
 inline constexpr NamedRecordWork kRecordWorks[] = {
     {"base64 decode, 42 MB", make_base64_work},
     {"last 100,001 of 1,000,000 rows, from the body", make_last_rows_work},
     {"58 of 61 layers as u8, from base64 of i32", make_narrowing_work},
+    {"capture of a layer, 64 tokens of 64 sequences", make_capture_work},
+    {"export of 8192 rows, 48 layers of u8 to i16", make_export_work},
 };
 
 // Medians of the rounds.

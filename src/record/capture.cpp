@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <unordered_map>
 
 #include "fail.hpp"
 #include "record/ids.hpp"
@@ -23,9 +24,11 @@ struct Sequence {
   std::map<std::int64_t, Block> blocks;  // by position / kBlockRows
 };
 
-// Positions begin..end − 1 of a span that lie in one block, from `token` of the batch on.
+// Positions of a span that lie in one block, up to `end`, from `token` of the batch on.
 struct Piece {
+  Sequence* sequence;
   Block* block;
+  std::int64_t end;
   std::int64_t row;
   std::int64_t rows;
   std::int64_t token;
@@ -37,7 +40,7 @@ struct Capture::Impl {
   RecordSchema schema;
   std::size_t row_bytes;
   std::size_t words;  // of the bits of a row
-  std::map<std::int64_t, Sequence> sequences;
+  std::unordered_map<std::int64_t, Sequence> sequences;
   std::vector<Piece> pieces;  // of the append that runs
 
   std::size_t block_bytes() const { return kBlockRows * (row_bytes + words * sizeof(std::uint64_t)); }
@@ -71,7 +74,8 @@ struct Capture::Impl {
   }
 
   void check(std::int32_t layer, const Routing& routing, std::span<const CaptureSpan> spans) const;
-  void find_pieces(std::span<const CaptureSpan> spans);
+  // `layer_begin`: bytes of a row before the layer's ids.
+  void find_pieces(std::span<const CaptureSpan> spans, std::size_t layer_begin);
   void write(const Piece& piece, std::size_t layer, const Routing& routing);
 };
 
@@ -110,7 +114,7 @@ void Capture::Impl::check(std::int32_t layer, const Routing& routing, std::span<
   }
 }
 
-void Capture::Impl::find_pieces(std::span<const CaptureSpan> spans) {
+void Capture::Impl::find_pieces(std::span<const CaptureSpan> spans, std::size_t layer_begin) {
   pieces.clear();
   std::int64_t token = 0;
   for (const CaptureSpan& span : spans) {
@@ -118,7 +122,12 @@ void Capture::Impl::find_pieces(std::span<const CaptureSpan> spans) {
       const std::int64_t position = span.position + done;
       const std::int64_t row = position % kBlockRows;
       const std::int64_t rows = std::min(kBlockRows - row, span.tokens - done);
-      pieces.push_back({&block(sequences[span.sequence], position / kBlockRows), row, rows, token + done});
+      Sequence& sequence = sequences[span.sequence];
+      Block& in = block(sequence, position / kBlockRows);
+      // A forward has passed through the caches since these were touched; all of them are on their way at once.
+      __builtin_prefetch(in.ids.get() + static_cast<std::size_t>(row) * row_bytes + layer_begin, 1);
+      __builtin_prefetch(in.seen.get() + static_cast<std::size_t>(row) * words, 1);
+      pieces.push_back({&sequence, &in, position + rows, row, rows, token + done});
       done += rows;
     }
     token += span.tokens;
@@ -172,20 +181,19 @@ void Capture::reserve(std::int64_t sequence, std::int64_t rows) {
 
 void Capture::append(std::int32_t layer, const Routing& routing, std::span<const CaptureSpan> spans) {
   impl_->check(layer, routing, spans);
-  impl_->find_pieces(spans);
   const std::vector<std::int32_t>& layers = impl_->schema.layers;
   const auto index = static_cast<std::size_t>(std::lower_bound(layers.begin(), layers.end(), layer) - layers.begin());
-  for (const Piece& piece : impl_->pieces) impl_->write(piece, index, routing);
-  for (const CaptureSpan& span : spans) {
-    if (span.sequence < 0 || span.tokens == 0) continue;
-    Sequence& sequence = impl_->sequences.find(span.sequence)->second;
-    sequence.rows = std::max(sequence.rows, span.position + span.tokens);
+  impl_->find_pieces(spans, index * impl_->row_bytes / layers.size());
+  for (const Piece& piece : impl_->pieces) {
+    impl_->write(piece, index, routing);
+    piece.sequence->rows = std::max(piece.sequence->rows, piece.end);
   }
 }
 
 std::vector<std::int64_t> Capture::sequences() const {
   std::vector<std::int64_t> ids;
   for (const auto& [id, sequence] : impl_->sequences) ids.push_back(id);
+  std::sort(ids.begin(), ids.end());
   return ids;
 }
 
