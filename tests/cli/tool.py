@@ -16,7 +16,7 @@ PROGRAM, GOLDEN, EXAMPLES = (pathlib.Path(argument).resolve() for argument in sy
 # All but those whose block is not run, or not to its end.
 REFUSED = ("ernie4_5_vl_moe", "gemma4", "inkling", "muse_spark", "zaya")
 FOLDERS = tuple(sorted({path.parent.name for path in GOLDEN.glob("*/config.json")} - {*REFUSED, "axk1"}))
-SUBCOMMANDS = ("inspect", "run", "route", "bench", "demo")
+SUBCOMMANDS = ("inspect", "run", "route", "bench", "record", "demo")
 OK, INVALID_ARGUMENT, NOT_SUPPORTED, IO, BAD_DATA, MISMATCH = 0, 2, 3, 4, 5, 6
 
 

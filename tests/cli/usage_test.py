@@ -20,7 +20,7 @@ class Usage(CliTest):
         flags = {
             "inspect": ["--json"],
             "run": ["--model", "--input", "--output", "--layer", "--tensor", "--dtype", "--threads", "--expect",
-                    "--report"],
+                    "--report", "--record"],
             "route": ["--logits", "--output", "--topk", "--score", "--chosen", "--normalize", "--epsilon", "--power",
                       "--scale", "--groups", "--kept-groups", "--group-best", "--masked-zero", "--bias",
                       "--expert-scale", "--logit-scale", "--logit-bias", "--round-logits", "--softcap", "--jitter",
