@@ -8,6 +8,7 @@
 
 #include "../tests/cases.hpp"
 #include "bench_layer.hpp"
+#include "bench_record.hpp"
 #include "bench_route.hpp"
 #include "commands.hpp"
 
@@ -93,6 +94,17 @@ std::string json_text(const RouteBenchResult& result) {
   return json.dump(2);
 }
 
+std::string json_text(const std::vector<RecordBenchRow>& rows) {
+  nlohmann::ordered_json json;
+  json["isa"] = isa_name(current_isa());
+  json["rows"] = nlohmann::ordered_json::array();
+  for (const RecordBenchRow& row : rows) {
+    json["rows"].push_back(
+        {{"work", row.work}, {"ms", row.ms}, {"bytes", row.bytes}, {"ratio", row.ratio}, {"beside", row.beside}});
+  }
+  return json.dump(2);
+}
+
 template <class Result>
 void print(const Result& result, bool json) {
   fmt::print("{}{}", json ? json_text(result) : bench_text(result), json ? "\n" : "");
@@ -164,6 +176,8 @@ std::vector<BenchConfig> parse_configs(const std::vector<std::string>& names) {
 void bench(const BenchOptions& options) {
   if (options.what == "route") {
     bench_route(options);
+  } else if (options.what == "record") {
+    print(bench_records(), options.json);
   } else {
     bench_layer(options);
   }

@@ -58,7 +58,7 @@ struct RouteOptions {
 };
 void route(const RouteOptions& options);
 
-// `bench layer` and `bench route`; what is empty has the default of the one that runs.
+// `bench layer`, `bench route` and `bench record`; what is empty has the default of the one that runs.
 struct BenchOptions {
   std::string what = "layer";
   std::vector<std::int64_t> tokens;

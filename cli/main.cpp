@@ -244,9 +244,9 @@ void add_bench_route(CLI::App* command, BenchOptions& options) {
 }
 
 CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
-  CLI::App* command = app.add_subcommand("bench", "Time forwards of one layer, or routing");
-  command->add_option("WHAT", options.what, "What to time: layer (default) or route")
-      ->check(CLI::IsMember({"layer", "route"}).description(""))
+  CLI::App* command = app.add_subcommand("bench", "Time forwards of one layer, routing, or the routing record");
+  command->add_option("WHAT", options.what, "What to time: layer (default), route or record")
+      ->check(CLI::IsMember({"layer", "route", "record"}).description(""))
       ->type_name("");
   command->add_option("--tokens", options.tokens, "Numbers of tokens; default: 1,16,64,256,1024; route: 1,16384")
       ->delimiter(',')
@@ -269,6 +269,7 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
       "d: H 3584, F 1024, E 64, K 8    s: H 512, F 256, E 32, K 4\n\n"
       "route: beside reading the logits once and beside plain code. Without --score: softmax, sigmoid with a bias,\n"
       "and that with 8 groups. Logits of up to 64 KiB come from the cache, more from memory.\n\n"
+      "record: what a routing record is filled with, each beside another way to do it.\n\n"
       "Example:\n  switchyard bench layer --config b --tokens 1,16,256 --dtype bf16");
   return command;
 }

@@ -1,6 +1,7 @@
 // Base64: what it decodes to, that every damage is an error, and that no byte beside the wanted ones is touched. Run on
 // every instruction set; base64_emulated runs the AVX-512 text on any machine.
-#include "record/base64.hpp"
+
+#include "switchyard/base64.hpp"
 
 #include <gtest/gtest.h>
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "record/base64.hpp"
+#include "switchyard/base64.hpp"
 #include "switchyard/error.hpp"
 #include "switchyard/payload.hpp"
 

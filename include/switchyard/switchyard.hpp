@@ -3,6 +3,7 @@
 
 #include "switchyard/activation.hpp"
 #include "switchyard/balance.hpp"
+#include "switchyard/base64.hpp"
 #include "switchyard/cpu.hpp"
 #include "switchyard/error.hpp"
 #include "switchyard/experts.hpp"

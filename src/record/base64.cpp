@@ -1,4 +1,4 @@
-#include "record/base64.hpp"
+#include "switchyard/base64.hpp"
 
 #include <algorithm>
 #include <cstdint>

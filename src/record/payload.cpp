@@ -8,9 +8,10 @@
 #include <string>
 
 #include "fail.hpp"
-#include "record/base64.hpp"
 #include "record/lists.hpp"
 #include "record/payload_parts.hpp"
+#include "switchyard/base64.hpp"
+#include "switchyard/base64.hpp"
 #include "switchyard/npy.hpp"
 
 namespace switchyard {

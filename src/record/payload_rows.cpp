@@ -5,10 +5,10 @@
 #include <memory>
 
 #include "fail.hpp"
-#include "record/base64.hpp"
 #include "record/lists.hpp"
 #include "record/payload_parts.hpp"
 #include "record/record_kernels.hpp"
+#include "switchyard/base64.hpp"
 #include "switchyard/payload.hpp"
 
 namespace switchyard {

@@ -46,6 +46,15 @@ class Bench(CliTest):
         for word in ("probe", "sqrt_softplus", "f16", "48", "ns/token", "x reading", "x plain"):
             self.assertIn(word, text)
 
+    def test_record(self):
+        result = json.loads(self.call("bench", "record", "--json"))
+        self.assertEqual(list(result), ["isa", "rows"])
+        self.assertGreaterEqual(len(result["rows"]), 3)
+        for row in result["rows"]:
+            self.assertEqual(list(row), ["work", "ms", "bytes", "ratio", "beside"])
+            self.assertGreater(min(row["ms"], row["bytes"], row["ratio"]), 0)
+        self.assertEqual(result["rows"][1]["bytes"], 3200032)
+
     def test_groups_that_cannot_be(self):
         message = self.call("bench", "route", "--score", "sigmoid", "--groups", 3, "--kept-groups", 1, "--tokens", 1,
                             code=INVALID_ARGUMENT)

@@ -7,16 +7,18 @@
 #include <string>
 #include <string_view>
 
+#include "switchyard/export.hpp"
+
 namespace switchyard {
 
 // Bytes that `text` decodes to, from its length and padding alone. Throws bad_data if the length is no multiple of 4.
-std::size_t base64_bytes(std::string_view text);
+SWITCHYARD_API std::size_t base64_bytes(std::string_view text);
 
 // Decodes bytes begin..end−1 of those to `to`; 0 <= begin <= end <= base64_bytes(text). Reads the characters that hold
 // them and no others. Throws bad_data for one outside the alphabet, for padding before the end, and for bits that
 // the last character has beyond the last byte; bytes may have been written by then.
-void decode_base64(std::string_view text, std::size_t begin, std::size_t end, void* to);
+SWITCHYARD_API void decode_base64(std::string_view text, std::size_t begin, std::size_t end, void* to);
 
-std::string encode_base64(std::span<const std::byte> bytes);
+SWITCHYARD_API std::string encode_base64(std::span<const std::byte> bytes);
 
 }  // namespace switchyard

@@ -1,0 +1,49 @@
+// Times the works of the routing record, each beside what it is measured by, all in one run.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace switchyard::cli {
+
+// One work, ready to run.
+struct RecordWork {
+  double bytes = 0;  // that it makes
+  std::function<void()> run;
+  std::string beside;           // what `other` is
+  std::function<void()> other;  // the same result, or as many bytes, in another way
+};
+
+// To add a work: a function that makes it, and its name in kRecordWorks.
+struct NamedRecordWork {
+  std::string_view name;
+  RecordWork (*make)();
+};
+
+RecordWork make_base64_work();
+RecordWork make_last_rows_work();
+RecordWork make_narrowing_work();
+
+inline constexpr NamedRecordWork kRecordWorks[] = {
+    {"base64 decode, 42 MB", make_base64_work},
+    {"last 100,001 of 1,000,000 rows, from the body", make_last_rows_work},
+    {"58 of 61 layers as u8, from base64 of i32", make_narrowing_work},
+};
+
+// Medians of the rounds.
+struct RecordBenchRow {
+  std::string work;
+  double ms = 0;
+  double bytes = 0;
+  double ratio = 0;  // time of what stands beside it / its time
+  std::string beside;
+};
+
+// All of kRecordWorks, for `seconds` each.
+std::vector<RecordBenchRow> bench_records(double seconds = 1);
+
+std::string bench_text(const std::vector<RecordBenchRow>& rows);
+
+}  // namespace switchyard::cli
