@@ -108,6 +108,7 @@ std::string json_text(const std::vector<RecordBenchRow>& rows) {
   for (const RecordBenchRow& row : rows) {
     json["rows"].push_back(
         {{"work", row.work}, {"ms", row.ms}, {"bytes", row.bytes}, {"ratio", row.ratio}, {"beside", row.beside}});
+    if (row.size > 0) json["rows"].back()["size"] = row.size;
   }
   return json.dump(2);
 }

@@ -142,16 +142,16 @@ std::vector<RecordBenchRow> bench_records(double seconds) {
     for (Rounds rounds(seconds, 0); rounds.next();) samples.push_back({time(work.run), time(work.other)});
     const double ms = 1e3 * median(samples, [](const Sample& s) { return s.seconds; });
     const double other = 1e3 * median(samples, [](const Sample& s) { return s.other; });
-    rows.push_back({std::string(named.name), ms, work.bytes, other / ms, work.beside});
+    rows.push_back({std::string(named.name), ms, work.bytes, other / ms, work.beside, work.size ? work.size() : 0});
   }
   return rows;
 }
 
 std::string bench_text(const std::vector<RecordBenchRow>& rows) {
-  TextTable table({"work", "time", "bytes", "GB/s", "ratio", "to"});
+  TextTable table({"work", "time", "bytes", "GB/s", "ratio", "to", "size"});
   for (const RecordBenchRow& row : rows) {
     table.add({row.work, time_text(row.ms), bytes_text(row.bytes), fmt::format("{:.2f}", row.bytes / row.ms / 1e6),
-               fmt::format("{:.3f}", row.ratio), row.beside});
+               fmt::format("{:.3f}", row.ratio), row.beside, row.size > 0 ? fmt::format("{:.3f}", row.size) : "-"});
   }
   return fmt::format("isa  {}\n\n{}", isa_name(current_isa()), table.text());
 }

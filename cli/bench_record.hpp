@@ -12,8 +12,9 @@ namespace switchyard::cli {
 struct RecordWork {
   double bytes = 0;  // that it makes
   std::function<void()> run;
-  std::string beside;           // what `other` is
-  std::function<void()> other;  // the same result, or as many bytes, in another way
+  std::string beside;                 // what `other` is
+  std::function<void()> other;        // the same result, or as many bytes, in another way
+  std::function<double()> size = {};  // of what was stored, as a part of the ids' bytes; none: nothing was
 };
 
 // To add a work: a function that makes it, and its name in kRecordWorks.
@@ -27,6 +28,10 @@ RecordWork make_last_rows_work();
 RecordWork make_narrowing_work();
 RecordWork make_capture_work();
 RecordWork make_export_work();
+RecordWork make_append_kept_work();
+RecordWork make_append_canonical_work();
+RecordWork make_read_all_work();
+RecordWork make_read_parts_work();
 
 inline constexpr NamedRecordWork kRecordWorks[] = {
     {"base64 decode, 42 MB", make_base64_work},
@@ -34,6 +39,10 @@ inline constexpr NamedRecordWork kRecordWorks[] = {
     {"58 of 61 layers as u8, from base64 of i32", make_narrowing_work},
     {"capture of a layer, 64 tokens of 64 sequences", make_capture_work},
     {"export of 8192 rows, 48 layers of u8 to i16", make_export_work},
+    {"append and commit 131072 x 58 x 8 of 256, order kept", make_append_kept_work},
+    {"append and commit 131072 x 58 x 8 of 256, canonical", make_append_canonical_work},
+    {"read 131072 x 58 x 8, canonical", make_read_all_work},
+    {"1000 reads of 256 rows of one layer", make_read_parts_work},
 };
 
 // Medians of the rounds.
@@ -43,6 +52,7 @@ struct RecordBenchRow {
   double bytes = 0;
   double ratio = 0;  // time of what stands beside it / its time
   std::string beside;
+  double size = 0;  // RecordWork::size; 0: none
 };
 
 // All of kRecordWorks, for `seconds` each.

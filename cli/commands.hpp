@@ -10,6 +10,7 @@
 
 #include "switchyard/error.hpp"
 #include "switchyard/format.hpp"
+#include "switchyard/record.hpp"
 #include "switchyard/route.hpp"
 #include "switchyard/types.hpp"
 
@@ -38,6 +39,7 @@ struct RunOptions {
   std::filesystem::path cache;  // folder of packed weights; empty: none
   bool expect = false;
   std::filesystem::path report;  // empty: none
+  std::filesystem::path record;  // store that the routing is appended to; empty: none
 };
 void run(const RunOptions& options);
 
@@ -81,6 +83,25 @@ struct BenchOptions {
   int repeat = 0;  // 0: as often as some seconds allow
 };
 void bench(const BenchOptions& options);
+
+// `record show`, `stats`, `verify`, `compact`, `export` and `import`.
+struct RecordOptions {
+  std::string what;
+  std::filesystem::path store;
+  bool json = false;
+  std::filesystem::path report;  // of stats; empty: none
+  std::filesystem::path output;  // of export
+  std::string sequence;          // key, of export and import; empty: all, or the name of the file
+  std::vector<std::int32_t> layers;
+  std::vector<std::filesystem::path> files;  // this one and the next are for import
+  std::int32_t experts = 0;
+  std::int32_t topk = 0;  // 0: as the payloads have
+  SlotOrder order = SlotOrder::kept;
+  std::string model;
+  std::int64_t start = 0;
+  std::int64_t policy_version = 0;
+};
+void record(const RecordOptions& options);
 
 struct DemoOptions {
   std::filesystem::path model;  // empty: the example that came with the program

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -14,6 +13,7 @@
 #include <numeric>
 
 #include "input.hpp"
+#include "progress.hpp"
 #include "switchyard/cpu.hpp"
 #include "text.hpp"
 
@@ -28,8 +28,6 @@ constexpr double kToleranceBf16 = 2e-2;
 // A short forward is repeated, so that its time is not that of the first touch of the memory.
 constexpr int kMaxForwards = 5;
 constexpr double kEnoughMs = 50;
-
-constexpr std::chrono::milliseconds kProgressInterval{100};
 
 std::string input_name(const RunOptions& options, std::int32_t layer) {
   return options.tensor.empty() ? fmt::format("layer.{}.input", layer) : options.tensor;
@@ -67,34 +65,9 @@ std::vector<std::int32_t> choose_layers(const RunOptions& options, const ModelIn
   return layers;
 }
 
-class Progress {
- public:
-  explicit Progress(std::int32_t layer) : layer_(layer) {}
-  ~Progress() {
-    if (shown_) std::fputs("\r\x1b[K", stderr);
-  }
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
-
-  void show(std::int32_t done, std::int32_t of) {
-    const auto now = Clock::now();
-    if (::isatty(STDERR_FILENO) == 0 || now < next_) return;
-    next_ = now + kProgressInterval;
-    shown_ = true;
-    const auto text = fmt::format("\rloading layer {}: expert {} of {}\x1b[K", layer_, done, of);
-    std::fputs(text.c_str(), stderr);
-    std::fflush(stderr);
-  }
-
- private:
-  std::int32_t layer_;
-  bool shown_ = false;
-  Clock::time_point next_{};
-};
-
 Layer load_layer(const Model& model, std::int32_t layer, const LayerOptions& options,
                  const std::filesystem::path& cache) {
-  Progress progress(layer);
+  Progress progress(fmt::format("loading layer {}: expert", layer));
   return model.layer(
       layer, options, [&](std::int32_t done, std::int32_t of) { progress.show(done, of); }, cache);
 }

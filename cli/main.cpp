@@ -31,6 +31,7 @@ struct Options {
   RunOptions run;
   RouteOptions route;
   BenchOptions bench;
+  RecordOptions record;
   DemoOptions demo;
 };
 
@@ -165,6 +166,8 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
       ->type_name("FOLDER");
   command->add_flag("--expect", options.expect, "Compare with layer.L.output and layer.L.expert of the input file");
   command->add_option("--report", options.report, "Write a page about the run")->type_name("FILE.html");
+  command->add_option("--record", options.record, "Record store that the experts of every token are appended to")
+      ->type_name("FILE.db");
   command->footer(
       "The time of a layer is that of the fastest of up to 5 forwards.\n\n"
       "Example:\n  switchyard run --model Qwen3-30B-A3B --input blocks.safetensors --output out.safetensors");
@@ -316,6 +319,59 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
   return command;
 }
 
+void add_record_import(CLI::App* command, RecordOptions& options) {
+  command->add_option("FILE", options.files, "Bodies of responses, or .npy arrays [rows,layers,K]")
+      ->required()
+      ->type_name("");
+  command->add_option("--experts", options.experts, "Experts")->required()->check(one_to(65536))->type_name("E");
+  add_topk(command, options.topk, "Experts per token; default: as the payload has");
+  command->add_option("--layer", options.layers, "Global indices of the layers; default: as the payload has")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("LIST");
+  add_choice<SlotOrder>(command, "--order", options.order,
+                        {{"kept", SlotOrder::kept}, {"canonical", SlotOrder::canonical}},
+                        "Slots as they came (default), or ascending, in fewer bytes");
+  command->add_option("--model", options.model, "Fingerprint of the model, any text")->type_name("TEXT");
+  command->add_option("--sequence", options.sequence, "Key; default: name of the file")->type_name("KEY");
+  command->add_option("--start", options.start, "Position of the first row, where the payload does not say it")
+      ->check(CLI::NonNegativeNumber.description(""))
+      ->type_name("N");
+  command->add_option("--policy-version", options.policy_version, "Of a sequence that is new")->type_name("N");
+}
+
+CLI::App* add_record(CLI::App& app, RecordOptions& options) {
+  CLI::App* command = app.add_subcommand("record", "Look at, check and change a store of routing records");
+  command->require_subcommand(1);
+  command->footer("Example:\n  switchyard record stats rollout.db --report rollout.html");
+  const auto add = [&](const std::string& what, const std::string& description, const std::string& example) {
+    CLI::App* sub = command->add_subcommand(what, description);
+    sub->add_option("DB", options.store, "Record store")->required()->type_name("");
+    sub->footer("Example:\n  switchyard record " + what + " rollout.db" + example);
+    sub->callback([&options, what] { options.what = what; });
+    return sub;
+  };
+  CLI::App* show = add("show", "List the sequences", "");
+  CLI::App* stats = add("stats", "Count the rows of every layer and expert", " --report rollout.html");
+  CLI::App* verify = add("verify", "Read everything and say what is damaged", "");
+  CLI::App* compact = add("compact", "Drop what was removed, merge small spans", "");
+  for (CLI::App* sub : {show, stats, verify, compact}) sub->add_flag("--json", options.json, "Print JSON");
+  stats->add_option("--report", options.report, "Write a page about the store")->type_name("FILE.html");
+  CLI::App* out = add("export", "Write rows as arrays", " --sequence a --output a.npy");
+  out->add_option("--output", options.output,
+                  ".npy: one sequence [R,L,K] i32, missing rows -1; or .safetensors: "
+                  "KEY.expert [L,R,K] and KEY.observed [R]")
+      ->required()
+      ->type_name("FILE");
+  out->add_option("--sequence", options.sequence, "Key; default: all")->type_name("KEY");
+  out->add_option("--layer", options.layers, "Layers; default: all")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("LIST");
+  add_record_import(add("import", "Append the routed experts in files", " body.json --experts 128"), options);
+  return command;
+}
+
 CLI::App* add_demo(CLI::App& app, DemoOptions& options) {
   CLI::App* command = app.add_subcommand("demo", "Run the example model and show what it does");
   command->add_option("--model", options.model, "Folder of the example; default: the one that came with switchyard")
@@ -341,6 +397,7 @@ void run_command(int argc, char** argv, std::string& step) {
   const CLI::App* run_subcommand = add_run(app, options.run);
   const CLI::App* route_command = add_route(app, options.route);
   const CLI::App* bench_command = add_bench(app, options.bench);
+  const CLI::App* record_command = add_record(app, options.record);
   const CLI::App* demo_command = add_demo(app, options.demo);
   try {
     app.parse(argc, argv);
@@ -355,6 +412,7 @@ void run_command(int argc, char** argv, std::string& step) {
   if (*run_subcommand) run(options.run);
   if (*route_command) route(options.route);
   if (*bench_command) bench(options.bench);
+  if (*record_command) record(options.record);
   if (*demo_command) demo(options.demo);
   if (std::fflush(stdout) != 0) {
     throw Error(Code::io, fmt::format("{}: standard output: cannot be written: {}", step, std::strerror(errno)));

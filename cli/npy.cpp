@@ -20,6 +20,18 @@ constexpr std::size_t kAlignment = 64;  // of the data in the file
 constexpr std::array<DType, 7> kKinds{DType::f32, DType::f16, DType::i16,    DType::i32,
                                       DType::i64, DType::u8,  DType::boolean};
 
+void write_elements(const std::filesystem::path& path, const char* descr, std::span<const std::int64_t> shape,
+                    std::span<const std::byte> elements) {
+  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}", descr,
+                                   fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
+  std::string prelude("\x93NUMPY\1\0", 8);
+  const std::size_t end = prelude.size() + 2 + header.size() + 1;
+  header.append((kAlignment - end % kAlignment) % kAlignment, ' ');
+  header += '\n';
+  prelude += {static_cast<char>(header.size() & 0xff), static_cast<char>(header.size() >> 8)};
+  write_file(path, "npy", {std::as_bytes(std::span(prelude)), std::as_bytes(std::span(header)), elements});
+}
+
 }  // namespace
 
 NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& file) {
@@ -40,14 +52,12 @@ NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& file) {
 NpyArray read_npy(const std::filesystem::path& path) { return parse_npy(read_file(path, "npy"), path.string()); }
 
 void write_npy(const std::filesystem::path& path, std::span<const std::int64_t> shape, std::span<const float> values) {
-  std::string header = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}{}), }}",
-                                   fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
-  std::string prelude("\x93NUMPY\1\0", 8);
-  const std::size_t end = prelude.size() + 2 + header.size() + 1;
-  header.append((kAlignment - end % kAlignment) % kAlignment, ' ');
-  header += '\n';
-  prelude += {static_cast<char>(header.size() & 0xff), static_cast<char>(header.size() >> 8)};
-  write_file(path, "npy", {std::as_bytes(std::span(prelude)), std::as_bytes(std::span(header)), std::as_bytes(values)});
+  write_elements(path, "<f4", shape, std::as_bytes(values));
+}
+
+void write_npy(const std::filesystem::path& path, std::span<const std::int64_t> shape,
+               std::span<const std::int32_t> values) {
+  write_elements(path, "<i4", shape, std::as_bytes(values));
 }
 
 }  // namespace switchyard::cli

@@ -25,7 +25,9 @@ NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& file);
 // Throws what parse_npy does, and io.
 NpyArray read_npy(const std::filesystem::path& path);
 
-// f32, version 1. Throws io.
+// f32 or i32, version 1. Throws io.
 void write_npy(const std::filesystem::path& path, std::span<const std::int64_t> shape, std::span<const float> values);
+void write_npy(const std::filesystem::path& path, std::span<const std::int64_t> shape,
+               std::span<const std::int32_t> values);
 
 }  // namespace switchyard::cli

@@ -8,6 +8,7 @@
 #include "engine.hpp"
 #include "files.hpp"
 #include "npy.hpp"
+#include "record.hpp"
 #include "report.hpp"
 #include "switchyard/tensor_file.hpp"
 
@@ -15,11 +16,12 @@ namespace switchyard::cli {
 namespace {
 
 void check(const RunOptions& options) {
-  if (options.output.empty() && !options.expect) {
-    throw Error(Code::invalid_argument, "run: neither --output nor --expect, expected one of them");
+  if (options.output.empty() && options.record.empty() && !options.expect) {
+    throw Error(Code::invalid_argument, "run: neither --output nor --record nor --expect, expected one of them");
   }
   if (!options.output.empty()) check_writable(options.output, "run");
   if (!options.report.empty()) check_writable(options.report, "run");
+  if (!options.record.empty()) check_record_run(options);
   if (!options.output.empty() && !options.report.empty() && same_file(options.output, options.report)) {
     throw Error(Code::invalid_argument,
                 fmt::format("run: {} is both --output and --report, expected two files", options.output.string()));
@@ -61,6 +63,10 @@ void run(const RunOptions& options) {
   if (!options.output.empty()) {
     write_output(result, options.output);
     fmt::print("\nwritten: {}\n", options.output.string());
+  }
+  if (!options.record.empty()) {
+    const std::string key = record_run(options, result);
+    fmt::print("recorded: {}, sequence '{}'\n", options.record.string(), key);
   }
   if (!options.report.empty()) {
     write_report(options.report, result, {});

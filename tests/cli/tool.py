@@ -17,7 +17,7 @@ PROGRAM, GOLDEN, EXAMPLES = (pathlib.Path(argument).resolve() for argument in sy
 REFUSED = ("ernie4_5_vl_moe", "gemma4", "inkling", "muse_spark", "zaya")
 BF16_FOLDERS = ("deepseek_v3_bf16", "minimax_m2_bf16")
 FOLDERS = tuple(sorted({path.parent.name for path in GOLDEN.glob("*/config.json")} - {*REFUSED, *BF16_FOLDERS, "axk1"}))
-SUBCOMMANDS = ("inspect", "run", "route", "bench", "demo")
+SUBCOMMANDS = ("inspect", "run", "route", "bench", "record", "demo")
 OK, INVALID_ARGUMENT, NOT_SUPPORTED, IO, BAD_DATA, MISMATCH = 0, 2, 3, 4, 5, 6
 
 

@@ -19,8 +19,8 @@ class Usage(CliTest):
     def test_help_names_every_flag(self):
         flags = {
             "inspect": ["--json"],
-            "run": ["--model", "--input", "--output", "--layer", "--tensor", "--dtype", "--router", "--threads",
-                    "--expect", "--report"],
+            "run": ["--model", "--input", "--output", "--layer", "--tensor", "--dtype", "--weights", "--router",
+                    "--threads", "--cache", "--expect", "--report", "--record"],
             "route": ["--logits", "--output", "--topk", "--score", "--chosen", "--normalize", "--epsilon", "--power",
                       "--scale", "--groups", "--kept-groups", "--group-best", "--masked-zero", "--bias",
                       "--expert-scale", "--logit-scale", "--logit-bias", "--round-logits", "--softcap", "--jitter",
