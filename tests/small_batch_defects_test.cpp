@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "experts/grouped.hpp"
+#include "experts/weight_view.hpp"
 #include "guarded.hpp"
 #include "layer_variants.hpp"
 #include "switchyard/plan.hpp"
