@@ -29,7 +29,9 @@ RecordWork make_capture_work() {
   static constexpr std::int64_t kPositions = 1024;
   static constexpr LayerCase kShape = kBenchCases[4];
   struct State {
-    Layer layer = RandomLayers({kShape.hidden, kShape.ffn, kShape.experts, kShape.topk}, DType::f32, Threads()).make();
+    Layer layer =
+        RandomLayers({kShape.hidden, kShape.ffn, kShape.experts, kShape.topk}, Format::f32, DType::f32, Threads())
+            .make();
     std::vector<std::byte> x = random_values(kTokens * kShape.hidden, DType::f32, 1, 3, Threads());
     std::vector<std::byte> y = x;
     Workspace workspace = Workspace(layer.workspace_bytes(kTokens));

@@ -174,8 +174,8 @@ TEST(Npy, FilesThatCannotBe) {
   };
   EXPECT_EQ(code_of([] { read_npy("/nonexistent/x.npy"); }), Code::io);
   EXPECT_EQ(code_of([] { read_npy("/"); }), Code::io);
-  EXPECT_EQ(code_of([] { write_npy("/nonexistent/x.npy", {}, {}); }), Code::io);
-  EXPECT_EQ(code_of([] { write_npy("/", {}, {}); }), Code::io);
+  EXPECT_EQ(code_of([] { write_npy("/nonexistent/x.npy", {}, std::span<const float>()); }), Code::io);
+  EXPECT_EQ(code_of([] { write_npy("/", {}, std::span<const float>()); }), Code::io);
 }
 
 TEST(Npy, WritesTheTargetOfALinkAndKeepsItsPermissions) {
