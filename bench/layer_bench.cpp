@@ -14,19 +14,19 @@ namespace switchyard {
 namespace {
 
 // Benchmarks of one shape and type follow each other: only the last layer is kept.
-const Layer& layer_of(const LayerCase& shape, DType dtype) {
-  static std::map<std::pair<std::string_view, DType>, Layer> layers;
-  const auto key = std::pair(shape.name, dtype);
+const Layer& layer_of(const LayerCase& shape, Format format, DType dtype) {
+  static std::map<std::pair<std::string_view, Format>, Layer> layers;
+  const auto key = std::pair(shape.name, format);
   if (!layers.contains(key)) {
     layers.clear();
-    const cli::RandomLayers random({shape.hidden, shape.ffn, shape.experts, shape.topk}, dtype, Threads());
+    const cli::RandomLayers random({shape.hidden, shape.ffn, shape.experts, shape.topk}, format, dtype, Threads());
     layers.emplace(key, random.make());
   }
   return layers.at(key);
 }
 
-void forward(benchmark::State& state, const LayerCase& shape, DType dtype, std::int64_t tokens) {
-  const Layer& layer = layer_of(shape, dtype);
+void forward(benchmark::State& state, const LayerCase& shape, Format format, DType dtype, std::int64_t tokens) {
+  const Layer& layer = layer_of(shape, format, dtype);
   const auto elements = static_cast<std::size_t>(tokens * shape.hidden);
   const std::vector<std::byte> x = cli::random_values(elements, dtype, 1, 3, Threads());
   std::vector<std::byte> y(x.size());
@@ -45,12 +45,14 @@ void forward(benchmark::State& state, const LayerCase& shape, DType dtype, std::
 
 void register_all() {
   for (const LayerCase& shape : kBenchCases) {
-    for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (std::int32_t i = 0; i < kFormats; ++i) {
+      const auto format = static_cast<Format>(i);
+      const DType dtype = format == Format::bf16 ? DType::bf16 : DType::f32;
       for (const std::int64_t tokens : kBenchTokens) {
         const std::string name =
-            "layer/" + std::string(shape.name) + "/" + dtype_name(dtype) + "/" + std::to_string(tokens);
+            "layer/" + std::string(shape.name) + "/" + format_name(format) + "/" + std::to_string(tokens);
         benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-          forward(state, shape, dtype, tokens);
+          forward(state, shape, format, dtype, tokens);
         })->UseRealTime();
       }
     }

@@ -46,10 +46,17 @@ BenchConfig parse_sizes(const std::string& text) {
   return {text, sizes[0], sizes[1], experts, topk};
 }
 
+nlohmann::ordered_json caches_json() {
+  const Caches& caches = processor_caches();
+  return {{"cores", caches.cores},       {"hardware_threads", caches.hardware_threads},
+          {"l1_bytes", caches.l1_bytes}, {"l2_bytes", caches.l2_bytes},
+          {"l3_bytes", caches.l3_bytes}, {"l3_cores", caches.l3_cores}};
+}
+
 nlohmann::ordered_json probe_json(const Roofline& probe) {
   return {{"isa", isa_name(probe.isa)},       {"threads", probe.threads},     {"fma_gflops", probe.fma_gflops},
           {"bf16_gflops", probe.bf16_gflops}, {"vnni_gops", probe.vnni_gops}, {"dram_gbps", probe.dram_gbps},
-          {"cache_gbps", probe.cache_gbps}};
+          {"cache_gbps", probe.cache_gbps},   {"caches", caches_json()}};
 }
 
 std::string json_text(const BenchResult& result) {
@@ -117,7 +124,9 @@ void bench_layer(const BenchOptions& options) {
   request.configs = parse_configs(options.configs.empty() ? std::vector<std::string>{"s"} : options.configs);
   request.tokens = options.tokens;
   if (request.tokens.empty()) request.tokens.assign(kBenchTokens.begin(), kBenchTokens.end());
-  request.dtypes = {options.dtype.value_or(DType::f32)};
+  request.dtype = options.dtype.value_or(DType::f32);
+  request.formats = options.weights;
+  if (request.formats.empty()) request.formats = {request.dtype == DType::bf16 ? Format::bf16 : Format::f32};
   request.threads = options.threads;
   print(bench_layers(request), options.json);
 }

@@ -18,41 +18,41 @@ constexpr int kMaxCopies = 1000;
 // Each call begins at another row of x, so that it routes otherwise.
 constexpr std::int64_t kShifts = 251;
 
-double expert_bytes(const BenchConfig& config, DType dtype) {
-  return 3 * static_cast<double>(config.hidden) * static_cast<double>(config.ffn) *
-         static_cast<double>(dtype_bytes(dtype));
+// Packed.
+double expert_bytes(const BenchConfig& config, Format format) {
+  return static_cast<double>(ExpertWeights({1, config.hidden, config.ffn, {}}, format).bytes());
 }
 
 // Bytes of expert weights that a batch uses, expected for experts chosen at random.
-double expected_bytes(const BenchConfig& config, DType dtype, std::int64_t tokens) {
+double expected_bytes(const BenchConfig& config, double expert_bytes, std::int64_t tokens) {
   const double unused = std::pow(1 - static_cast<double>(config.topk) / config.experts, static_cast<double>(tokens));
-  return expert_bytes(config, dtype) * config.experts * (1 - unused);
+  return expert_bytes * config.experts * (1 - unused);
 }
 
 // As many copies as calls, one after the other in any place of the cycle, use far more weights than the caches hold.
-int copies_wanted(const BenchConfig& config, DType dtype, const std::vector<std::int64_t>& tokens) {
-  const double enough = 4 * last_level_cache_bytes();
+int copies_wanted(const BenchConfig& config, double expert_bytes, const std::vector<std::int64_t>& tokens) {
+  const double enough = 4 * static_cast<double>(processor_caches().l3_bytes);
   int copies = 1;
   for (std::size_t first = 0; first < tokens.size(); ++first) {
     double used = 0;
     int calls = 0;
     for (; used < enough && calls < kMaxCopies; ++calls) {
-      used += expected_bytes(config, dtype, tokens[(first + static_cast<std::size_t>(calls)) % tokens.size()]);
+      used += expected_bytes(config, expert_bytes, tokens[(first + static_cast<std::size_t>(calls)) % tokens.size()]);
     }
     copies = std::max(copies, calls);
   }
   return copies;
 }
 
-int copies_for(const BenchConfig& config, DType dtype, const std::vector<std::int64_t>& tokens) {
-  const double layer = expert_bytes(config, dtype) * config.experts;
+int copies_for(const BenchConfig& config, double expert_bytes, const std::vector<std::int64_t>& tokens) {
+  const double layer = expert_bytes * config.experts;
   const double memory = available_bytes();
   if (layer > 0.8 * memory) {
     throw Error(Code::out_of_memory, fmt::format("bench: config {} needs {}, available are {}", config.name,
                                                  bytes_text(layer), bytes_text(memory)));
   }
   const double possible = std::floor(std::min(kMaxCopyBytes, memory / 2) / layer);
-  return static_cast<int>(std::clamp<double>(copies_wanted(config, dtype, tokens), 1, std::max(possible, 1.0)));
+  return static_cast<int>(std::clamp<double>(copies_wanted(config, expert_bytes, tokens), 1, std::max(possible, 1.0)));
 }
 
 double distinct_experts(const Routing& routing, std::vector<char>& seen) {
@@ -72,9 +72,10 @@ struct Sample {
   double bytes = 0;  // of the weights of the experts that were used
 };
 
-// What was measured for one config, type and number of tokens.
+// What was measured for one config, format and number of tokens.
 struct Series {
   BenchConfig config;
+  Format format = Format::f32;
   DType dtype = DType::f32;
   std::int64_t tokens = 0;
   Path path = Path::grouped;
@@ -90,11 +91,17 @@ struct Series {
 // All copies of one layer, and what its forwards read and write.
 class Bench {
  public:
-  Bench(const BenchConfig& config, DType dtype, const std::vector<std::int64_t>& tokens, const Threads& threads)
-      : config_(config), dtype_(dtype), tokens_(tokens), seen_(static_cast<std::size_t>(config.experts)) {
+  Bench(const BenchConfig& config, Format format, DType dtype, const std::vector<std::int64_t>& tokens,
+        const Threads& threads)
+      : config_(config),
+        format_(format),
+        dtype_(dtype),
+        expert_bytes_(expert_bytes(config, format)),
+        tokens_(tokens),
+        seen_(static_cast<std::size_t>(config.experts)) {
     const std::int64_t most_tokens = *std::max_element(tokens.begin(), tokens.end());
-    const RandomLayers layers({config.hidden, config.ffn, config.experts, config.topk}, dtype, threads);
-    const int copies = copies_for(config, dtype, tokens);
+    const RandomLayers layers({config.hidden, config.ffn, config.experts, config.topk}, format, dtype, threads);
+    const int copies = copies_for(config, expert_bytes_, tokens);
     for (int i = 0; i < copies; ++i) copies_.push_back(layers.make());
     const auto x_elements = static_cast<std::size_t>((most_tokens + kShifts) * config.hidden);
     x_ = random_values(x_elements, dtype, std::sqrt(3.0), 3, threads);
@@ -106,7 +113,7 @@ class Bench {
   std::vector<Series> measure(double seconds) {
     std::vector<Series> all;
     for (const std::int64_t count : tokens_) {
-      all.push_back({config_, dtype_, count, Path::grouped, {}});
+      all.push_back({config_, format_, dtype_, count, Path::grouped, {}});
       forward(all.back());
       all.back().samples.clear();  // the first touch of the memory
     }
@@ -127,11 +134,13 @@ class Bench {
                                                {y_.data(), dtype_, series.tokens, config_.hidden}, workspace_);
     const double seconds = seconds_since(start);
     series.path = result.path;
-    series.samples.push_back({seconds, distinct_experts(result.routing, seen_) * expert_bytes(config_, dtype_)});
+    series.samples.push_back({seconds, distinct_experts(result.routing, seen_) * expert_bytes_});
   }
 
   BenchConfig config_;
+  Format format_;
   DType dtype_;
+  double expert_bytes_;
   std::vector<std::int64_t> tokens_;
   std::vector<char> seen_;
   std::vector<Layer> copies_;
@@ -141,14 +150,22 @@ class Bench {
   std::size_t calls_ = 0;
 };
 
+// Of the unit that the format could use: integers without a unit for them count as f32.
+double peak_of(const Series& series, const Roofline& probe) {
+  const bool integer = series.format == Format::i8 || series.format == Format::i4;
+  const double unit = integer                                                        ? probe.vnni_gops
+                      : series.format == Format::bf16 && series.dtype == DType::bf16 ? probe.bf16_gflops
+                                                                                     : 0;
+  return (unit > 0 ? unit : probe.fma_gflops) * 1e9;
+}
+
 BenchRow make_row(const Series& series, const Roofline& probe) {
-  const bool bf16_unit = series.dtype == DType::bf16 && probe.bf16_gflops > 0;
-  const double peak = (bf16_unit ? probe.bf16_gflops : probe.fma_gflops) * 1e9;
+  const double peak = peak_of(series, probe);
   const double flops = series.flops();
   BenchRow row;
   row.config = series.config.name;
   row.tokens = series.tokens;
-  row.weights = series.dtype == DType::bf16 ? Format::bf16 : Format::f32;
+  row.weights = series.format;
   row.isa = probe.isa;
   row.threads = probe.threads;
   row.path = series.path;
@@ -168,8 +185,8 @@ BenchResult bench_layers(const BenchRequest& request) {
   const Roofline before = probe_roofline(threads);
   std::vector<Series> all;
   for (const BenchConfig& config : request.configs) {
-    for (const DType dtype : request.dtypes) {
-      Bench bench(config, dtype, request.tokens, threads);
+    for (const Format format : request.formats) {
+      Bench bench(config, format, request.dtype, request.tokens, threads);
       std::vector<Series> measured = bench.measure(request.seconds);
       std::move(measured.begin(), measured.end(), std::back_inserter(all));
     }

@@ -24,9 +24,10 @@ std::vector<BenchConfig> parse_configs(const std::vector<std::string>& names);
 struct BenchRequest {
   std::vector<BenchConfig> configs;
   std::vector<std::int64_t> tokens;
-  std::vector<DType> dtypes;  // of weights and activations
+  DType dtype = DType::f32;  // of x and y, and of what the experts multiply where the format has it
+  std::vector<Format> formats;
   int threads = 0;
-  double seconds = 4;  // of measuring, per config and type
+  double seconds = 4;  // of measuring, per config and format
 };
 
 // Medians of the repetitions.

@@ -6,22 +6,15 @@
 #include <cstdio>
 #include <fstream>
 
+#include "text.hpp"
+
 namespace switchyard::cli {
 namespace {
 
-constexpr double kDefaultCacheBytes = 32.0 * (1 << 20);  // where the system does not say
 constexpr int kMinRounds = 7;
 constexpr int kMaxRounds = 301;
 
 }  // namespace
-
-double last_level_cache_bytes() {
-  for (const int name : {_SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
-    const long bytes = ::sysconf(name);
-    if (bytes > 0) return static_cast<double>(bytes);
-  }
-  return kDefaultCacheBytes;
-}
 
 double available_bytes() {
   std::ifstream file("/proc/meminfo");
@@ -45,7 +38,12 @@ std::string probe_text(const Roofline& probe) {
   std::string text = fmt::format("probe  {}, {} thread{}: {:.1f} GB/s memory, {:.0f} GFLOP/s f32", isa_name(probe.isa),
                                  probe.threads, probe.threads == 1 ? "" : "s", probe.dram_gbps, probe.fma_gflops);
   if (probe.bf16_gflops > 0) text += fmt::format(", {:.0f} bf16", probe.bf16_gflops);
-  return text;
+  const Caches& caches = processor_caches();
+  return text + fmt::format("\ncaches {} of data and {} for each of {} core{}, {} for {}",
+                            bytes_text(static_cast<double>(caches.l1_bytes)),
+                            bytes_text(static_cast<double>(caches.l2_bytes)), caches.cores,
+                            caches.cores == 1 ? "" : "s", bytes_text(static_cast<double>(caches.l3_bytes)),
+                            caches.l3_cores);
 }
 
 bool Rounds::next() {

@@ -17,7 +17,6 @@ inline double seconds_since(BenchClock::time_point start) {
   return std::chrono::duration<double>(BenchClock::now() - start).count();
 }
 
-double last_level_cache_bytes();
 // Memory that is free for the taking; without the file that says so, what is there in all.
 double available_bytes();
 

@@ -47,7 +47,8 @@ double row_bytes(const RouteBenchCase& config) {
 // Rows of logits that calls with so many tokens walk through: those of a few calls, or far more than the caches hold.
 std::int64_t pool_rows(const RouteBenchCase& config, std::int64_t tokens) {
   if (static_cast<double>(tokens) * row_bytes(config) <= kWarmBytes) return tokens * kWarmCalls;
-  const double wanted = std::min({4 * last_level_cache_bytes(), kMaxPoolBytes, available_bytes() / 4});
+  const double wanted =
+      std::min({4 * static_cast<double>(processor_caches().l3_bytes), kMaxPoolBytes, available_bytes() / 4});
   return std::max(static_cast<std::int64_t>(wanted / row_bytes(config)), tokens);
 }
 

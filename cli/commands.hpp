@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "switchyard/error.hpp"
+#include "switchyard/format.hpp"
 #include "switchyard/record.hpp"
 #include "switchyard/route.hpp"
 #include "switchyard/types.hpp"
@@ -17,6 +18,10 @@ namespace switchyard::cli {
 
 struct InspectOptions {
   std::filesystem::path model;
+  std::int64_t tokens = 0;  // 0: no workspace is asked for; this and the next ones: of the forward it is for
+  DType dtype = DType::f32;
+  std::optional<Format> weights;  // by default what layer_options has
+  int threads = 0;
   bool json = false;
 };
 void inspect(const InspectOptions& options);
@@ -28,7 +33,10 @@ struct RunOptions {
   std::vector<std::int32_t> layers;  // empty: every MoE layer that the input has an input for
   std::string tensor;                // empty: layer.L.input
   DType dtype = DType::f32;
+  std::optional<Format> weights;  // by default what layer_options has
+  std::optional<DType> router;    // see LayerOptions
   int threads = 0;
+  std::filesystem::path cache;  // folder of packed weights; empty: none
   bool expect = false;
   std::filesystem::path report;  // empty: none
   std::filesystem::path record;  // store that the routing is appended to; empty: none
@@ -65,7 +73,8 @@ struct BenchOptions {
   std::optional<DType> dtype;
   int threads = 0;
   bool json = false;
-  std::vector<std::string> configs;  // this one is for layers, the next ones are for routes
+  std::vector<std::string> configs;  // this one and the next are for layers, those after it for routes
+  std::vector<Format> weights;
   std::int32_t experts = 256;
   RouterOptions router{.topk = 8};
   bool selection_bias = false;

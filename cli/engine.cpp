@@ -65,9 +65,11 @@ std::vector<std::int32_t> choose_layers(const RunOptions& options, const ModelIn
   return layers;
 }
 
-Layer load_layer(const Model& model, std::int32_t layer, const LayerOptions& options) {
+Layer load_layer(const Model& model, std::int32_t layer, const LayerOptions& options,
+                 const std::filesystem::path& cache) {
   Progress progress(fmt::format("loading layer {}: expert", layer));
-  return model.layer(layer, options, [&](std::int32_t done, std::int32_t of) { progress.show(done, of); });
+  return model.layer(
+      layer, options, [&](std::int32_t done, std::int32_t of) { progress.show(done, of); }, cache);
 }
 
 // Runs `forward` a few times and returns the time of the fastest in ms.
@@ -94,9 +96,8 @@ void count_work(const ModelInfo& model, Format format, LayerRun& run) {
   const auto tokens = static_cast<double>(run.tokens);
   const double of_expert = expert_elements(model);
   const double of_all = tokens > 0 ? common_elements(model) : 0;
-  const double element_bytes = format == Format::bf16 ? 2 : 4;
   const double router = static_cast<double>(model.hidden) * (model.experts + model.identity_experts);
-  run.weight_bytes = (static_cast<double>(run.experts_used()) * of_expert + of_all) * element_bytes;
+  run.weight_bytes = (static_cast<double>(run.experts_used()) * of_expert + of_all) * format_bytes(format);
   run.flops = 2 * (rows * of_expert + tokens * (of_all + router));
 }
 
@@ -263,24 +264,31 @@ bool ModelRun::holds() const {
                      [](const LayerRun& layer) { return !layer.comparison || layer.comparison->holds(); });
 }
 
+LayerOptions layer_options(const ModelInfo& model, DType dtype, std::optional<Format> weights, int threads) {
+  LayerOptions options;
+  const bool narrow = dtype == DType::bf16 || model.weights == DType::bf16;
+  options.format = weights.value_or(narrow ? Format::bf16 : Format::f32);
+  options.activations = dtype;
+  options.threads = Threads::pool(threads);
+  return options;
+}
+
 ModelRun run_layers(const RunOptions& options) {
   const InputFile input(options.input);
   const Model model = Model::open(options.model);
   ModelRun run;
   run.model = model.info();
   run.activations = options.dtype;
-  const bool narrow = options.dtype == DType::bf16 || run.model.weights == DType::bf16;
-  run.format = narrow ? Format::bf16 : Format::f32;
+  LayerOptions made = layer_options(run.model, options.dtype, options.weights, options.threads);
+  made.router = options.router;
+  run.format = made.format;
+  run.threads = made.threads.count();
   const std::vector<LayerTask> tasks = plan_tasks(options, run.model, input);
   check_output(options.output, tasks);
 
-  LayerOptions layer_options;
-  layer_options.format = run.format;
-  layer_options.activations = options.dtype;
-  layer_options.threads = Threads::pool(options.threads);
-  run.threads = layer_options.threads.count();
   for (const LayerTask& task : tasks) {
-    const Layer layer = load_layer(model, task.layer, layer_options);
+    const Layer layer = load_layer(model, task.layer, made, options.cache);
+    run.router = *layer.options().router;
     LayerRun result = forward_layer(layer, task);
     count_work(run.model, run.format, result);
     if (task.expected) result.comparison = compare(result, *task.expected, options.dtype);
@@ -325,8 +333,9 @@ std::string facts_text(const ModelRun& run) {
       fmt::format("model  {}, {} of {} layers with experts: E {}, K {}, H {}, F {}", model.model_type,
                   model.moe_layers.size(), model.layers, model.experts, model.router.topk, model.hidden, model.ffn);
   if (model.shared_ffn > 0) text += fmt::format(", shared expert F {}", model.shared_ffn);
-  text += fmt::format("\nrun    {} weights, {} activations, {}, {} thread{}\n", format_name(run.format),
-                      dtype_name(run.activations), isa_name(current_isa()), run.threads, run.threads == 1 ? "" : "s");
+  text += fmt::format("\nrun    {} weights, {} activations, {} router, {}, {} thread{}\n", format_name(run.format),
+                      dtype_name(run.activations), dtype_name(run.router), isa_name(current_isa()), run.threads,
+                      run.threads == 1 ? "" : "s");
   return text;
 }
 

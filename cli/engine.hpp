@@ -49,6 +49,7 @@ struct ModelRun {
   ModelInfo model;
   Format format = Format::f32;
   DType activations = DType::f32;
+  DType router = DType::f32;
   int threads = 1;
   std::vector<LayerRun> layers;
 
@@ -58,6 +59,10 @@ struct ModelRun {
 // Weights of one routed expert, and of all that every token passes: the shared expert and the maps of a latent space.
 double expert_elements(const ModelInfo& model);
 double common_elements(const ModelInfo& model);
+
+// How a model's layers are made for `dtype`: without `weights` they are bf16 if what multiplies them or the checkpoint is,
+// and else f32.
+LayerOptions layer_options(const ModelInfo& model, DType dtype, std::optional<Format> weights, int threads);
 
 // Everything that can be refused is, before the first layer is packed. Progress goes to stderr if that is a terminal.
 ModelRun run_layers(const RunOptions& options);

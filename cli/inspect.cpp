@@ -1,6 +1,7 @@
 // `switchyard inspect`: what a checkpoint is, without reading a weight.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "commands.hpp"
@@ -24,7 +25,15 @@ std::string function_text(const ExpertFunction& function) {
 // Bytes of the experts of all MoE layers when they are packed to `format`.
 double packed_bytes(const ModelInfo& info, Format format) {
   const double per_layer = info.experts * expert_elements(info) + common_elements(info);
-  return static_cast<double>(info.moe_layers.size()) * per_layer * (format == Format::bf16 ? 2 : 4);
+  return static_cast<double>(info.moe_layers.size()) * per_layer * format_bytes(format);
+}
+
+// The one that is asked for, or all.
+std::vector<Format> formats_of(const InspectOptions& options) {
+  if (options.weights) return {*options.weights};
+  std::vector<Format> formats;
+  for (std::int32_t i = 0; i < kFormats; ++i) formats.push_back(static_cast<Format>(i));
+  return formats;
 }
 
 // Keys that are there only where they say something.
@@ -52,7 +61,18 @@ void add_block(nlohmann::ordered_json& json, const ModelInfo& info) {
   if (!info.outside.empty()) json["outside"] = info.outside;
 }
 
-std::string json_text(const InspectOptions& options, const ModelInfo& info) {
+// Bytes for every MoE layer, in their order; empty if nobody asks or no layer runs.
+std::vector<std::size_t> workspace_bytes(const InspectOptions& options, const Model& model) {
+  std::vector<std::size_t> bytes;
+  if (options.tokens == 0 || !model.info().unsupported.empty()) return bytes;
+  const LayerOptions made = layer_options(model.info(), options.dtype, options.weights, options.threads);
+  for (const std::int32_t layer : model.info().moe_layers) {
+    bytes.push_back(model.workspace_bytes(layer, made, options.tokens));
+  }
+  return bytes;
+}
+
+std::string json_text(const InspectOptions& options, const ModelInfo& info, const std::vector<std::size_t>& workspace) {
   nlohmann::ordered_json json;
   json["path"] = options.model.string();
   json["model_type"] = info.model_type;
@@ -69,6 +89,7 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info) {
   json["router"] = {{"score", score_name(router.score)},
                     {"normalize", router.normalize != Normalize::none},
                     {"scale", router.scale},
+                    {"gemm", info.narrow_router ? "model" : "f32"},
                     {"selection_bias", info.selection_bias},
                     {"groups", router.groups},
                     {"kept_groups", router.kept_groups}};
@@ -79,8 +100,13 @@ std::string json_text(const InspectOptions& options, const ModelInfo& info) {
   json["file_bytes"] = info.file_bytes;
   json["moe_bytes"] = info.moe_bytes;
   json["formats"] = nlohmann::ordered_json::object();
-  for (const Format format : {Format::f32, Format::bf16}) {
+  for (const Format format : formats_of(options)) {
     json["formats"][format_name(format)] = static_cast<std::uint64_t>(packed_bytes(info, format));
+  }
+  if (options.tokens > 0) {
+    json["tokens"] = options.tokens;
+    json["threads"] = Threads::pool(options.threads).count();
+    json["workspace_bytes"] = workspace;
   }
   json["unsupported"] = info.unsupported;
   // A path need not be UTF-8.
@@ -114,6 +140,7 @@ std::string router_text(const ModelInfo& info) {
     text +=
         fmt::format("; from {} of {} groups by their best {}", router.kept_groups, router.groups, router.group_best);
   }
+  text += info.narrow_router ? "; in the model's type" : "; in f32";
   if (!info.table_layers.empty()) {
     text += fmt::format("; experts by token id in {}", ranges_text(info.table_layers));
   }
@@ -150,16 +177,31 @@ void print_block(const ModelInfo& info) {
   line("weights", dtype_name(info.weights));
 }
 
-void print_text(const InspectOptions& options, const ModelInfo& info) {
+void print_workspace(const InspectOptions& options, const std::vector<std::size_t>& workspace) {
+  if (workspace.empty()) return;
+  const int threads = Threads::pool(options.threads).count();
+  const auto [least, most] = std::minmax_element(workspace.begin(), workspace.end());
+  const std::string least_text = *least == *most ? "" : bytes_text(static_cast<double>(*least)) + " to ";
+  line("workspace", fmt::format("{}{} for {} token{} in {} on {} thread{}; one serves all layers", least_text,
+                                bytes_text(static_cast<double>(*most)), options.tokens, options.tokens == 1 ? "" : "s",
+                                dtype_name(options.dtype), threads, threads == 1 ? "" : "s"));
+}
+
+void print_text(const InspectOptions& options, const ModelInfo& info, const std::vector<std::size_t>& workspace) {
   fmt::print("{}\n", options.model.string());
   line("model_type", fmt::format("{} (family {})", info.model_type, info.family));
   if (info.layers > 0) print_block(info);
   line("bytes", fmt::format("{} in files, {} of them MoE blocks", bytes_text(static_cast<double>(info.file_bytes)),
                             bytes_text(static_cast<double>(info.moe_bytes))));
   if (info.layers > 0) {
-    line("formats", fmt::format("f32: {}, bf16: {} packed, all layers", bytes_text(packed_bytes(info, Format::f32)),
-                                bytes_text(packed_bytes(info, Format::bf16))));
+    std::string text;
+    for (const Format format : formats_of(options)) {
+      text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", format_name(format),
+                          bytes_text(packed_bytes(info, format)));
+    }
+    line("formats", text + " packed, all layers");
   }
+  print_workspace(options, workspace);
   if (!info.outside.empty()) line("left to you", info.outside);
   line("not supported", info.unsupported.empty() ? "nothing: every MoE layer runs" : "");
   for (const std::string& reason : info.unsupported) fmt::print("    {}\n", reason);
@@ -169,10 +211,11 @@ void print_text(const InspectOptions& options, const ModelInfo& info) {
 
 void inspect(const InspectOptions& options) {
   const Model model = Model::open(options.model);
+  const std::vector<std::size_t> workspace = workspace_bytes(options, model);
   if (options.json) {
-    fmt::print("{}\n", json_text(options, model.info()));
+    fmt::print("{}\n", json_text(options, model.info(), workspace));
   } else {
-    print_text(options, model.info());
+    print_text(options, model.info(), workspace);
   }
 }
 

@@ -77,6 +77,18 @@ Choices<DType> dtype_choices(std::initializer_list<DType> dtypes) {
   return choices;
 }
 
+Choices<Format> format_choices() {
+  Choices<Format> choices;
+  for (std::int32_t i = 0; i < kFormats; ++i) {
+    choices.emplace_back(format_name(static_cast<Format>(i)), static_cast<Format>(i));
+  }
+  return choices;
+}
+
+CLI::Option* add_weights(CLI::App* command, std::optional<Format>& weights, const std::string& description) {
+  return add_choice(command, "--weights", weights, format_choices(), description);
+}
+
 CLI::Option* add_score(CLI::App* command, Score& score) {
   Choices<Score> choices;
   for (const Score value : {Score::softmax, Score::sigmoid, Score::sqrt_softplus, Score::logit, Score::sparsemixer}) {
@@ -119,8 +131,15 @@ CLI::Option* add_outputs(CLI::App* command, std::vector<std::string>& outputs, c
 CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
   CLI::App* command = app.add_subcommand("inspect", "Say what a checkpoint is, without reading a weight");
   command->add_option("MODEL", options.model, "Checkpoint folder")->required()->type_name("");
+  command->add_option("--tokens", options.tokens, "Say how much workspace a forward of so many tokens needs")
+      ->check(one_to(kMaxTokens))
+      ->type_name("N");
+  add_choice(command, "--dtype", options.dtype, dtype_choices({DType::f32, DType::bf16}),
+             "What the experts of that forward multiply; default: f32");
+  add_weights(command, options.weights, "What their weights are packed to; default: every format for the sizes");
+  add_threads(command, options.threads);
   command->add_flag("--json", options.json, "Print JSON");
-  command->footer("Example:\n  switchyard inspect Qwen3-30B-A3B");
+  command->footer("Example:\n  switchyard inspect Qwen3-30B-A3B --tokens 8192");
   return command;
 }
 
@@ -138,7 +157,13 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
   command->add_option("--tensor", options.tensor, "Name of the input tensor, for one --layer")->type_name("NAME");
   add_choice(command, "--dtype", options.dtype, dtype_choices({DType::f32, DType::bf16}),
              "What the experts multiply; default: f32");
+  add_weights(command, options.weights,
+              "What their weights are packed to; default: bf16 if they or --dtype are, or f32");
+  add_choice<std::optional<DType>>(command, "--router", options.router, {{"f32", DType::f32}, {"bf16", DType::bf16}},
+                                   "What the router's GEMM gives; default: as the family has it");
   add_threads(command, options.threads);
+  command->add_option("--cache", options.cache, "Keep packed weights in this folder, and use those that are there")
+      ->type_name("FOLDER");
   command->add_flag("--expect", options.expect, "Compare with layer.L.output and layer.L.expert of the input file");
   command->add_option("--report", options.report, "Write a page about the run")->type_name("FILE.html");
   command->add_option("--record", options.record, "Record store that the experts of every token are appended to")
@@ -243,6 +268,25 @@ void add_bench_route(CLI::App* command, BenchOptions& options) {
   });
 }
 
+void add_bench_weights(CLI::App* command, std::vector<Format>& weights) {
+  std::vector<std::string> names{"all"};
+  for (const auto& [name, format] : format_choices()) names.push_back(name);
+  const auto set = [&weights](const std::vector<std::string>& chosen) {
+    for (const std::string& name : chosen) {
+      for (const auto& [each, format] : format_choices()) {
+        if (name == "all" || name == each) weights.push_back(format);
+      }
+    }
+  };
+  command
+      ->add_option_function<std::vector<std::string>>("--weights", set, "What weights are packed to; default: --dtype")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::IsMember(names).description(""))
+      ->type_name(CLI::detail::join(names, "|"))
+      ->group("bench layer");
+}
+
 CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
   CLI::App* command = app.add_subcommand("bench", "Time forwards of one layer, routing, or the routing record");
   command->add_option("WHAT", options.what, "What to time: layer (default), route or record")
@@ -262,6 +306,7 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
       ->delimiter(' ')
       ->allow_extra_args(false)  // what follows may be WHAT
       ->group("bench layer");
+  add_bench_weights(command, options.weights);
   add_bench_route(command, options);
   command->footer(
       "layer: forwards with cold random weights.\n"

@@ -69,8 +69,8 @@ std::vector<std::byte> random_values(std::size_t count, DType dtype, double scal
   return values;
 }
 
-RandomLayers::RandomLayers(const RandomShape& shape, DType dtype, const Threads& threads)
-    : shape_(shape), dtype_(dtype), threads_(threads) {
+RandomLayers::RandomLayers(const RandomShape& shape, Format format, DType dtype, const Threads& threads)
+    : shape_(shape), format_(format), dtype_(dtype), threads_(threads) {
   const auto matrix = static_cast<std::size_t>(shape.hidden * shape.ffn);
   const auto router = static_cast<std::size_t>(shape.hidden * shape.experts);
   const double scale = 1 / std::sqrt(static_cast<double>(std::min(shape.hidden, shape.ffn)));
@@ -96,8 +96,8 @@ Layer RandomLayers::make() const {
   router.topk = shape_.topk;
   router.normalize = Normalize::sum;
   LayerOptions options;
-  options.format = dtype_ == DType::bf16 ? Format::bf16 : Format::f32;
-  options.activations = dtype_;
+  options.format = format_;
+  options.activations = format_ == Format::bf16 ? dtype_ : DType::f32;
   options.threads = threads_;
   return Layer(weights, router, options);
 }

@@ -24,12 +24,13 @@ struct RandomShape {
 // making a layer costs little more than packing it.
 class RandomLayers {
  public:
-  // dtype: of weights and activations, f32 or bf16.
-  RandomLayers(const RandomShape& shape, DType dtype, const Threads& threads);
+  // dtype: of the weights before they are packed, f32 or bf16; bf16 activations if both are bf16.
+  RandomLayers(const RandomShape& shape, Format format, DType dtype, const Threads& threads);
   Layer make() const;
 
  private:
   RandomShape shape_;
+  Format format_;
   DType dtype_;
   Threads threads_;
   std::vector<std::byte> pool_;

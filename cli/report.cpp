@@ -43,6 +43,7 @@ void add_facts(Page& page, const ModelRun& run) {
             fmt::format("{}, {}", dtype_name(model.weights), bytes_text(static_cast<double>(model.moe_bytes))));
   page.fact("weights packed as", format_name(run.format));
   page.fact("activations", dtype_name(run.activations));
+  page.fact("router", dtype_name(run.router));
   page.fact("instruction set", isa_name(current_isa()));
   page.fact("threads", fmt::format("{}", run.threads));
   page.add("</dl></section>\n");

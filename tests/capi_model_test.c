@@ -35,6 +35,13 @@ static void check_layer(const switchyard_model* model, int32_t index, const swit
   const int64_t hidden = switchyard_layer_hidden(layer);
   size_t bytes = 0;
   CHECK_OK(switchyard_layer_workspace_bytes(layer, kTokens, &bytes));
+  size_t beforehand = 0;
+  CHECK_OK(switchyard_model_workspace_bytes(model, index, NULL, kTokens, &beforehand));
+  CHECK(beforehand == bytes);
+  switchyard_layer* refused = NULL;
+  CHECK_ERROR_START(switchyard_model_layer_cached(model, index, NULL, "/proc/none", NULL, NULL, &refused),
+                    SWITCHYARD_IO, "cache: /proc/none");
+  CHECK(refused == NULL);
   void* workspace = new_workspace(bytes);
   float* output = malloc(sizeof(float) * kTokens * (size_t)hidden);
   const switchyard_const_matrix x = {data_of(blocks, index, "input"), SWITCHYARD_DTYPE_F32, kTokens, hidden, 0};
@@ -127,9 +134,10 @@ static void check_infos(const char* golden) {
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_SILU && info.function.ungated == 0 && info.latent == 0);
   CHECK(info.shared_scale == 1 && info.identity_experts == 0 && info.weight_on_input == 0 && info.output_bias == 0);
   CHECK(info.selection_bias == 0 && info.logit_bias == 0 && tables == 0 && !outside);
+  CHECK(info.narrow_router == 1 && info.reserved == 0);
   info = info_of(golden, "nemotron_h_latent", &tables, &outside);
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_RELU_SQUARED && info.function.ungated == 1);
-  CHECK(info.latent > 0 && info.selection_bias == 1);
+  CHECK(info.latent > 0 && info.selection_bias == 1 && info.narrow_router == 0);
   info = info_of(golden, "gpt_oss", &tables, &outside);
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_SWIGLU_OAI && info.function.limit > 0 &&
         info.logit_bias == 1);

@@ -65,7 +65,7 @@ static void test_names(void) {
   CHECK(strcmp(switchyard_dtype_name(16), "unknown") == 0);
   CHECK(switchyard_dtype_bytes(SWITCHYARD_DTYPE_F64) == 8 && switchyard_dtype_bytes(-1) == 0);
   CHECK(strcmp(switchyard_format_name(SWITCHYARD_FORMAT_BF16), "bf16") == 0);
-  CHECK(strcmp(switchyard_format_name(7), "unknown") == 0);
+  CHECK(strcmp(switchyard_format_name(8), "unknown") == 0);
   CHECK(strcmp(switchyard_path_name(SWITCHYARD_PATH_GROUPED), "grouped") == 0);
   CHECK(strcmp(switchyard_path_name(7), "unknown") == 0);
 }

@@ -361,18 +361,77 @@ TEST(Unsupported, ALimitedFunctionOfAnythingButSilu) {
   EXPECT_EQ(read(config).unsupported, std::vector<std::string>{"hidden_act is gelu, supported: silu"});
 }
 
-TEST(Unsupported, Quantised) {
-  const ModelConfig config = read(qwen3({{"quantization_config", {{"quant_method", "fp8"}}}}));
-  EXPECT_EQ(config.quantization, "fp8");
-  ASSERT_EQ(config.unsupported.size(), 1u);
-  EXPECT_EQ(config.unsupported[0], "the weights are quantised (fp8), supported: f32, bf16, f16");
-  EXPECT_TRUE(read(qwen3({{"quantization_config", nullptr}})).unsupported.empty());
+TEST(Quantized, MethodsThatAreRead) {
+  for (const char* method : {"fp8", "compressed-tensors", "mxfp4", "mxfp8", "modelopt"}) {
+    const ModelConfig config = read(qwen3({{"quantization_config", {{"quant_method", method}}}}));
+    EXPECT_EQ(config.quantization.method, method);
+    EXPECT_TRUE(config.unsupported.empty());
+    EXPECT_EQ(config.quantization.block, (std::array<std::int64_t, 2>{128, 128}));
+  }
+  EXPECT_TRUE(read(qwen3({{"quantization_config", nullptr}})).quantization.method.empty());
 }
 
-TEST(Unsupported, QuantisedInTheNestedObject) {
+TEST(Quantized, MethodsThatAreNot) {
+  const ModelConfig config = read(qwen3({{"quantization_config", {{"quant_method", "awq"}}}}));
+  ASSERT_EQ(config.unsupported.size(), 1u);
+  EXPECT_EQ(config.unsupported[0],
+            "the weights are quantised (awq), supported: fp8, fbgemm_fp8, compressed-tensors, gptq, mxfp4, mxfp8, "
+            "modelopt, modelopt_fp4, modelopt_mixed, nvfp4");
+}
+
+TEST(Quantized, InTheNestedObject) {
   json text = config_of("qwen3_vl_moe_text", {{"num_experts", 8}, {"moe_intermediate_size", 16}});
   text["quantization_config"] = {{"bits", 4}};
-  EXPECT_EQ(read({{"model_type", "qwen3_vl_moe"}, {"text_config", text}}).unsupported.size(), 1u);
+  const ModelConfig config = read({{"model_type", "qwen3_vl_moe"}, {"text_config", text}});
+  ASSERT_EQ(config.unsupported.size(), 1u);
+  EXPECT_EQ(config.unsupported[0].find("the weights are quantised (of an unnamed method)"), 0u);
+}
+
+TEST(Quantized, ModelOptWithoutAMethod) {
+  EXPECT_EQ(read(qwen3({{"quantization_config", {{"quant_algo", "NVFP4"}}}})).quantization.method, "modelopt");
+}
+
+TEST(Quantized, Blocks) {
+  const json fp8 = {{"quant_method", "fp8"}, {"weight_block_size", {64, 32}}};
+  EXPECT_EQ(read(qwen3({{"quantization_config", fp8}})).quantization.block, (std::array<std::int64_t, 2>{64, 32}));
+  for (const json& block : {json::array({128}), json::array({3, 128}), json::array({128, 128, 1})}) {
+    const json wrong = {{"quant_method", "fp8"}, {"weight_block_size", block}};
+    expect_error(Code::bad_data, {"quantization_config.weight_block_size", "two sizes, the first of them even or 1"},
+                 [&] {
+                   read(qwen3({{"quantization_config", wrong}}));
+                 });
+  }
+}
+
+TEST(Quantized, CompressedTensors) {
+  const json group = [](std::int64_t size) { return json{{"weights", {{"group_size", size}}}}; }(64);
+  json config = {{"quant_method", "compressed-tensors"},
+                 {"format", "pack-quantized"},
+                 {"config_groups", {{"group_0", group}, {"group_1", {{"weights", {{"group_size", -1}}}}}}}};
+  EXPECT_EQ(read(qwen3({{"quantization_config", config}})).quantization.groups, (std::vector<std::int64_t>{0, 64}));
+  config["config_groups"] = {{"all", {{"weights", {{"block_structure", {32, 16}}, {"group_size", nullptr}}}}}};
+  EXPECT_EQ(read(qwen3({{"quantization_config", config}})).quantization.block, (std::array<std::int64_t, 2>{32, 16}));
+  config["format"] = "marlin-24";
+  EXPECT_EQ(read(qwen3({{"quantization_config", config}})).unsupported.size(), 1u);
+  config["format"] = "pack-quantized";
+  config["sparsity_config"] = {{"format", "sparse-24-bitmask"}};
+  EXPECT_EQ(read(qwen3({{"quantization_config", config}})).unsupported[0],
+            "the weights are stored sparse-24-bitmask, supported: dense");
+}
+
+TEST(Quantized, Gptq) {
+  const auto gptq = [](const json& more) {
+    json config = {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 128}};
+    config.update(more);
+    return read(qwen3({{"quantization_config", config}}));
+  };
+  EXPECT_EQ(gptq(json::object()).quantization.zero_offset, 1);
+  EXPECT_EQ(gptq({{"checkpoint_format", "gptq_v2"}}).quantization.zero_offset, 0);
+  EXPECT_EQ(gptq({{"bits", 3}}).unsupported, std::vector<std::string>{"the GPTQ weights have 3 bits, supported: 4, 8"});
+  EXPECT_EQ(gptq({{"checkpoint_format", "marlin"}}).unsupported,
+            std::vector<std::string>{"the GPTQ weights are packed as marlin, supported: gptq, gptq_v2"});
+  EXPECT_EQ(gptq({{"bits", 8}, {"sym", false}}).unsupported.size(), 1u);
+  EXPECT_TRUE(gptq({{"bits", 8}}).unsupported.empty());
 }
 
 }  // namespace

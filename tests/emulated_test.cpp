@@ -54,6 +54,34 @@ TEST_P(Emulated, GemmGivesTheBitsOfPlain) {
   }
 }
 
+TEST_P(Emulated, EveryFormatGivesTheBitsOfPlain) {
+  const auto same = [&](const kernel_runs::GemmExtras& extras, const std::vector<float>& x,
+                        const std::vector<float>& weight, std::int64_t depth, const ExpertFunction* function) {
+    const Math math = math_of(extras.format);
+    EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, depth, function, extras),
+              kernel_runs::gemm(kKernelsPlain, math, x, weight, depth, function, extras))
+        << format_name(extras.format) << " depth " << depth << " rows " << x.size() / static_cast<std::size_t>(depth);
+  };
+  const ExpertFunction silu;
+  for (const Format format : kernel_runs::kScaledFormats) {
+    const kernel_runs::GemmExtras plain{.format = format};
+    const kernel_runs::GemmExtras all{kernel_runs::normal_values(40, 8), kernel_runs::normal_values(15, 9), format};
+    for (const std::int64_t depth : {1, 33, 300}) {
+      const auto weight = kernel_runs::normal_values(static_cast<std::size_t>(40 * depth), 2);
+      for (const std::int64_t rows : {1, 5, 13, 14}) {
+        const auto x = kernel_runs::normal_values(static_cast<std::size_t>(rows * depth), 1);
+        same(plain, x, weight, depth, nullptr);
+        same(plain, x, weight, depth, &silu);
+      }
+      same(all, kernel_runs::normal_values(static_cast<std::size_t>(15 * depth), 3), weight, depth, &silu);
+      for (const bool finite : {true, false}) {
+        same(plain, kernel_runs::wild_values(static_cast<std::size_t>(15 * depth), finite, 3),
+             kernel_runs::wild_values(static_cast<std::size_t>(40 * depth), finite, 4), depth, nullptr);
+      }
+    }
+  }
+}
+
 TEST_P(Emulated, FunctionsBiasesAndScalesGiveTheBitsOfPlain) {
   constexpr std::int64_t kDepth = 37;
   const kernel_runs::GemmExtras extras{kernel_runs::normal_values(40, 8), kernel_runs::normal_values(15, 9)};

@@ -87,6 +87,8 @@ std::string bias_cell(const RouterColumns& router) {
   return router.selection_bias_key == nullptr ? "yes" : fmt::format("if `{}`", router.selection_bias_key);
 }
 
+std::string gemm_cell(const RouterColumns& router) { return router.narrow ? "model's" : "f32"; }
+
 std::string function_cell(const Family& family) {
   const FunctionColumns& columns = family.function;
   std::string text = activation_name(columns.activation);
@@ -129,8 +131,9 @@ std::string layout_cell(const Family& family) {
 
 std::string row_of(const Family& family) {
   if (family.refused != nullptr) return fmt::format("| {} | {} |", types_cell(family), family.refused);
-  return fmt::format("| {} | {} | {} | {} | {} | {} |", types_cell(family), router_cell(family),
-                     bias_cell(family.router), function_cell(family), shared_cell(family), layout_cell(family));
+  return fmt::format("| {} | {} | {} | {} | {} | {} | {} |", types_cell(family), router_cell(family),
+                     gemm_cell(family.router), bias_cell(family.router), function_cell(family), shared_cell(family),
+                     layout_cell(family));
 }
 
 std::string page() {

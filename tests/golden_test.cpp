@@ -114,9 +114,12 @@ fs::path path_of(const std::string& name) {
   return name == "tiny_qwen3_moe" ? fs::path(SWITCHYARD_EXAMPLES) / name : fs::path(SWITCHYARD_TEST_DATA) / name;
 }
 
+// Recorded in bf16, and not in f32 as the others.
+const std::set<std::string> kBf16 = {"deepseek_v3_bf16", "minimax_m2_bf16"};
+
 std::vector<std::string> folders_that_run() {
   std::vector<std::string> names = folders();
-  std::erase_if(names, [](const std::string& name) { return kRefused.contains(name); });
+  std::erase_if(names, [](const std::string& name) { return kRefused.contains(name) || kBf16.contains(name); });
   return names;
 }
 
@@ -189,6 +192,41 @@ TEST_P(Golden, Bf16Activations) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden, ::testing::ValuesIn(folders_that_run()),
                          [](const auto& model) { return model.param; });
+
+class GoldenBf16 : public ::testing::TestWithParam<std::string> {};
+
+std::set<std::int32_t> experts_of(const std::int32_t* slots, std::int32_t topk) { return {slots, slots + topk}; }
+
+// Weights are f32 in both families, so they show the type of the logits in every token; and in some token the other type
+// chooses other experts.
+TEST_P(GoldenBf16, RoutersRunInTheTypeOfTheFamily) {
+  const Model model = Model::open(path_of(GetParam()));
+  const TensorFile recorded = TensorFile::open(path_of(GetParam()) / "moe_blocks.safetensors");
+  const Block block(recorded, 0);
+  std::vector<float> output(block.output.size(), std::nanf(""));
+  const ConstMatrix x(block.input.data(), block.tokens, block.hidden);
+  const Matrix y(output.data(), block.tokens, block.hidden);
+
+  LayerOptions options{.format = Format::bf16, .activations = DType::bf16};
+  const Layer layer = model.layer(0, options);
+  EXPECT_EQ(layer.options().router, model.info().narrow_router ? DType::bf16 : DType::f32);
+  const Workspace workspace(layer.workspace_bytes(block.tokens));
+  expect_same_routing(layer.forward(x, y, workspace).routing, block);
+  expect_near(output, block.output, kBf16Tolerance);
+
+  options.router = model.info().narrow_router ? DType::f32 : DType::bf16;
+  const Layer other = model.layer(0, options);
+  const Workspace other_workspace(other.workspace_bytes(block.tokens));
+  const Routing found = other.forward(x, y, other_workspace).routing;
+  std::int64_t same = 0;
+  for (std::int64_t slot = 0; slot < block.tokens * block.topk; slot += block.topk) {
+    same += experts_of(found.expert + slot, block.topk) ==
+            experts_of(&block.expert[static_cast<std::size_t>(slot)], block.topk);
+  }
+  EXPECT_LT(same, block.tokens);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, GoldenBf16, ::testing::ValuesIn(kBf16), [](const auto& model) { return model.param; });
 
 class Refused : public ::testing::TestWithParam<std::string> {};
 

@@ -24,21 +24,26 @@ inline std::vector<std::uint32_t> bits_of(const std::vector<float>& values) {
   return bits;
 }
 
+inline constexpr Format kScaledFormats[] = {Format::i8,    Format::i4,    Format::f8_e4m3,
+                                            Format::mxfp4, Format::mxfp8, Format::nvfp4};
+
 // What a GEMM may have besides; empty: nothing.
 struct GemmExtras {
   std::vector<float> bias = {};       // of each feature; with a gate, of gate and up both
   std::vector<float> row_scale = {};  // of each row
+  Format format = Format::f32;        // of the weights, if the math is decoded or integer
 };
 
-// rows [*, depth] · weight [*, depth]ᵀ; with a function, which takes weight for the gate's and for up's: h.
+// rows [*, depth] · view [features, depth]ᵀ; with a function, which takes weight for the gate's and for up's: h.
 inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const std::vector<float>& rows,
-                                       const std::vector<float>& weight, std::int64_t depth,
+                                       const WeightView& view, std::int64_t features, std::int64_t depth,
                                        const ExpertFunction* function = nullptr, const GemmExtras& extras = {}) {
   const std::int64_t count = static_cast<std::int64_t>(rows.size()) / depth;
-  const std::int64_t features = static_cast<std::int64_t>(weight.size()) / depth;
   const bool gated = function != nullptr && function->gated;
-  PackedMatrices packed(1, features, depth, gated, math == Math::f32 ? Format::f32 : Format::bf16);
-  const WeightView view{weight.data(), DType::f32, depth, 1};
+  const Format format = math == Math::f32                             ? Format::f32
+                        : math == Math::widened || math == Math::bf16 ? Format::bf16
+                                                                      : extras.format;
+  PackedMatrices packed(1, features, depth, gated, format);
   packed.pack(0, view, view, Threads::pool(1));
   if (!extras.bias.empty()) {
     const WeightView bias{extras.bias.data(), DType::f32, 1, 0};
@@ -46,9 +51,11 @@ inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const 
     packed.pack_bias(0, bias, bias);
   }
   std::vector<float> out(static_cast<std::size_t>(count * packed.out_width()));
-  Workspace scratch(gemm_scratch_bytes(count, packed.padded_depth()));
+  Workspace scratch(gemm_scratch_bytes(math, count, packed.padded_depth()));
   GemmArgs args{};
   args.math = math;
+  args.format = format;
+  args.scales = packed.scales();
   args.rows = rows.data();
   args.rows_type = DType::f32;
   args.rows_stride = depth;
@@ -67,6 +74,14 @@ inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const 
   args.scratch = static_cast<std::byte*>(scratch.data());
   kernels.gemm(args);
   return bits_of(out);
+}
+
+// The same of weight [*, depth].
+inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const std::vector<float>& rows,
+                                       const std::vector<float>& weight, std::int64_t depth,
+                                       const ExpertFunction* function = nullptr, const GemmExtras& extras = {}) {
+  return gemm(kernels, math, rows, WeightView{weight.data(), DType::f32, depth, 1},
+              static_cast<std::int64_t>(weight.size()) / depth, depth, function, extras);
 }
 
 // bf16 values of every kind: normal, huge, tiny, denormal, zero of both signs; not finite ones only if asked for.

@@ -143,6 +143,41 @@ TEST(LayerRouting, ARouterInBf16GivesLogitsInBf16) {
   EXPECT_TRUE(layer.router().round_logits);
 }
 
+// What the router of a layer of zeros runs in.
+DType made_router_type(DType weight, bool narrow, DType activations, std::optional<DType> asked) {
+  const std::vector<std::byte> zeros(256);
+  const WeightView view{zeros.data(), weight, 4, 1};
+  LayerWeights weights;
+  weights.experts = 3;
+  weights.hidden = weights.ffn = 4;
+  weights.router = view;
+  weights.narrow_router = narrow;
+  weights.expert = [&](std::int32_t) { return ExpertTensors{view, view, view}; };
+  const Layer layer(weights, {}, {.format = Format::bf16, .activations = activations, .router = asked});
+  EXPECT_EQ(layer.router().round_logits, layer.options().router == DType::bf16);
+  return *layer.options().router;
+}
+
+TEST(LayerRouting, ARouterRunsInTheModelsTypeWhereTheWeightsAskForIt) {
+  for (const DType weight : {DType::f32, DType::bf16, DType::f16}) {
+    for (const DType activations : {DType::f32, DType::bf16}) {
+      for (const bool narrow : {false, true}) {
+        SCOPED_TRACE(std::string(dtype_name(weight)) + " " + dtype_name(activations) + (narrow ? " narrow" : ""));
+        const bool bf16 = narrow && weight == DType::bf16 && activations == DType::bf16;
+        EXPECT_EQ(made_router_type(weight, narrow, activations, {}), bf16 ? DType::bf16 : DType::f32);
+        EXPECT_EQ(made_router_type(weight, narrow, activations, DType::f32), DType::f32);
+        EXPECT_EQ(made_router_type(weight, narrow, activations, DType::bf16), DType::bf16);
+      }
+    }
+  }
+  try {
+    made_router_type(DType::f32, false, DType::f32, DType::f16);
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "layer: found a router in f16, expected f32 or bf16");
+  }
+}
+
 TEST(LayerRouting, RefusesInputsInTheWorkspace) {
   const Weights weights(kShape, Shared::none, 11);
   const Layer layer = weights.layer(router_of(kShape), two_threads());

@@ -89,11 +89,13 @@ void expect_layout(const ExpertLayout& layout, std::vector<std::vector<std::int6
     add(5, Orientation::out_in, kShape.hidden, 1, matrix_value(2));
     ExpertFiles files{};
     for (std::size_t part = 0; part < kExpertParts; ++part) {
-      if (at[part] != 0) files[part] = &list.tensors()[static_cast<std::size_t>(at[part] - 1)];
+      if (at[part] != 0) {
+        files[part] = plain_weight(list.tensors()[static_cast<std::size_t>(at[part] - 1)], names[part]);
+      }
     }
     const ExpertTensors expert = expert_views(place, files, e);
     expect_values(expert, e);
-    if (files[3] == nullptr) continue;
+    if (files[3].parts.codes == nullptr) continue;
     for (std::int64_t f = 0; f < kShape.ffn; ++f) {
       ASSERT_EQ(read(expert.gate_bias, f, 0), value_of(0, e, f, 0));
       ASSERT_EQ(read(expert.up_bias, f, 0), value_of(1, e, f, 0));
@@ -164,29 +166,21 @@ TEST(Layout, WithoutAGate) {
   TensorList list;
   list.add("u", {4, 5}, std::vector<float>(20));
   list.add("d", {5, 4}, std::vector<float>(20));
-  const ExpertFiles files = {nullptr, &list.tensors()[0], &list.tensors()[1]};
+  const ExpertFiles files = {StoredWeight{}, plain_weight(list.tensors()[0], names[1]),
+                             plain_weight(list.tensors()[1], names[2])};
   const ExpertTensors expert = expert_views(place, files, 0);
   EXPECT_EQ(expert.gate.data, nullptr);
   EXPECT_EQ(expert.up.data, list.tensors()[0].data);
   EXPECT_EQ(expert.down.data, list.tensors()[1].data);
 }
 
-TEST(Layout, ASliceIsOneExpertsPart) {
-  TensorList list;
-  list.add("x", {3, 8, 5}, std::vector<float>(120));
-  const Tensor& tensor = list.tensors()[0];
-  const auto slice = expert_slice(place_of(kFused), tensor, 2);
-  EXPECT_EQ(slice.data(), tensor.data + tensor.bytes / 3 * 2);
-  EXPECT_EQ(slice.size(), tensor.bytes / 3);
-  EXPECT_EQ(expert_slice(place_of(kPerExpert), tensor, 2).size(), tensor.bytes);
-}
-
 // More rows than experts are those of identity experts.
-TEST(Layout, ASliceOfAStackThatHoldsMore) {
+TEST(Layout, AStackThatHoldsMore) {
   TensorList list;
   list.add("x", {5, 8, 5}, std::vector<float>(200));
   const Tensor& tensor = list.tensors()[0];
-  EXPECT_EQ(expert_slice(place_of(kFused), tensor, 1).data(), tensor.data + tensor.bytes / 5);
+  const NamedShape wanted = expert_names(place_of(kFused), 0)[0];
+  EXPECT_EQ(matrix_of(plain_weight(tensor, wanted), 1).data, tensor.data + tensor.bytes / 5);
 }
 
 ModelConfig config_of(const char* model_type, const ExpertShape& shape) {

@@ -15,6 +15,7 @@ STANDARDS = {"cpp": ("-std=c++20",), "c": ("-x", "c", "-std=c11")}
 # Page, and what the output of each of its examples is, by language.
 PAGES = {
     "README.md": {"cpp": r"token 0 went to expert \d+ with weight \d\.\d{3}\n", "sh": r"(?s).*qwen3_moe.*"},
+    "docs/record.md": {"cpp": r"replayed the rollout, \d\.\d of 2 experts shared over 5 rows\n"},
     "docs/routing.md": {
         "cpp": r"token 2: experts 0 3, loss 0\.\d{4}, dlogit -?0\.\d{5}\n",
         "c": r"token 2: experts 0 3, loss 0\.\d{4}, dlogit -?0\.\d{5}\n",
@@ -40,7 +41,7 @@ class Runner:
         compiled, program = folder / f"{language}.o", folder / f"example_{language}"
         options = (f"-I{self.source}/include", *STANDARDS[language], "-c", folder / f"example.{language}")
         subprocess.run([*self.compiler, *options, "-o", compiled], check=True)
-        subprocess.run([*self.compiler, compiled, self.library, "-pthread", "-o", program], check=True)
+        subprocess.run([*self.compiler, compiled, self.library, "-pthread", "-lhwloc", "-o", program], check=True)
         return subprocess.run([program], cwd=folder, check=True, capture_output=True, text=True).stdout
 
     def shell(self, folder, text):

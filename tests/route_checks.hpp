@@ -76,9 +76,11 @@ inline void check_dense(const Case& c, const Results& found, const std::vector<r
   const std::vector<float> probabilities = found.floats(probability);
   const std::vector<float> aux = found.floats(aux_score);
   for (std::size_t t = 0; t < tokens.size(); ++t) {
-    std::map<std::int64_t, Slot> chosen;
+    std::map<std::int64_t, Slot> chosen;  // a replayed duplicate adds up
     for (const Slot& slot : expected_slots(tokens[t], c.options)) {
-      chosen[slot.expert] = slot;
+      Slot& sum = chosen.try_emplace(slot.expert, Slot{slot.expert, 0, 0}).first->second;
+      sum.weight += slot.weight;
+      sum.tolerance += slot.tolerance;
     }
     for (std::size_t e = 0; e < static_cast<std::size_t>(c.experts); ++e) {
       const std::size_t i = t * static_cast<std::size_t>(c.experts) + e;

@@ -160,7 +160,7 @@ TEST(RouteOutputs, ForcedIdsKeepTheirOrderAndGetLiveWeights) {
     for (const auto& rule : some_rules(topk)) {
       for (const Order order : {Order::score, Order::expert, Order::any}) {
         SCOPED_TRACE(rule.name);
-        Case c{.tokens = 25, .experts = 40, .options = rule.options, .wanted = kUsual & ~bit(probability)};
+        Case c{.tokens = 25, .experts = 40, .options = rule.options, .wanted = kUsual};
         c.options.order = order;
         const std::vector<float> bias = random_floats(40, 0.2F, 8);
         c.options.selection_bias = {bias.data(), DType::f32};
@@ -203,7 +203,7 @@ TEST(RouteOutputs, ForcedDuplicatesCountTwice) {
 }
 
 TEST(RouteOutputs, PaddingWinsOverReplay) {
-  Case c{.tokens = 25, .experts = 40, .options = {.topk = 3}, .wanted = kUsual & ~bit(probability)};
+  Case c{.tokens = 25, .experts = 40, .options = {.topk = 3}, .wanted = kUsual};
   const Replay forced = replay(c, DType::i32, true);
   c.inputs.forced = forced.ids.view();
   c.inputs.replayed = forced.present.data();
@@ -229,7 +229,7 @@ TEST(RouteOutputs, TablesChoose) {
         for (auto& token : tokens) token = static_cast<std::int64_t>(random() % kRows);
         const elements::Elements names = elements::of(token_type, tokens);
         const std::vector<float> bias = random_floats(40, 5.0F, 8);
-        Case c{.tokens = 33, .experts = 40, .options = rule.options, .wanted = kUsual & ~bit(probability)};
+        Case c{.tokens = 33, .experts = 40, .options = rule.options, .wanted = kUsual};
         c.options.table = ids.view();
         c.options.table_rows = kRows;
         c.options.selection_bias = {bias.data(), DType::f32};

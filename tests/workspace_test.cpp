@@ -2,71 +2,17 @@
 #include "switchyard/workspace.hpp"
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
-#include <new>
 
+#include "counted_new.hpp"
+#include "guarded.hpp"
 #include "layer_variants.hpp"
 
 namespace {
 
-std::atomic<std::int64_t> allocations{0};
-
-}  // namespace
-
-void* operator new(std::size_t bytes) {
-  ++allocations;
-  if (void* memory = std::malloc(bytes)) {
-    return memory;
-  }
-  throw std::bad_alloc();
-}
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  ++allocations;
-  if (void* memory = std::aligned_alloc(static_cast<std::size_t>(alignment), bytes)) {
-    return memory;
-  }
-  throw std::bad_alloc();
-}
-void* operator new(std::size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
-  ++allocations;
-  return std::aligned_alloc(static_cast<std::size_t>(alignment), bytes);
-}
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-
-namespace {
-
 using namespace made;
-
-// Memory whose end (or start) touches a page that nobody may read or write.
-class Guarded {
- public:
-  Guarded(std::size_t bytes, bool at_end) {
-    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    const std::size_t inside = (bytes + page - 1) / page * page;
-    mapped_ = inside + 2 * page;
-    base_ = static_cast<std::byte*>(mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    EXPECT_EQ(mprotect(base_ + page, inside, PROT_READ | PROT_WRITE), 0);
-    data_ = base_ + page + (at_end ? inside - bytes : 0);
-    std::memset(base_ + page, 0xff, inside);  // NaN in f32 and bf16
-  }
-  ~Guarded() { munmap(base_, mapped_); }
-  Guarded(const Guarded&) = delete;
-  Guarded& operator=(const Guarded&) = delete;
-  std::byte* data() const { return data_; }
-
- private:
-  std::byte* base_;
-  std::byte* data_;
-  std::size_t mapped_;
-};
+using switchyard::testing::Guarded;
 
 struct Case {
   LayerCase shape;

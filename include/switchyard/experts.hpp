@@ -8,15 +8,14 @@
 
 #include "switchyard/activation.hpp"
 #include "switchyard/export.hpp"
+#include "switchyard/format.hpp"
 #include "switchyard/threads.hpp"
 #include "switchyard/types.hpp"
 
 namespace switchyard {
 
-// What a packed weight is stored as.
-enum class Format : std::int32_t { f32 = 0, bf16 = 1 };
-
-SWITCHYARD_API const char* format_name(Format format) noexcept;
+// Bytes that a weight takes when it is packed from plain numbers, its share of the scales included.
+SWITCHYARD_API double format_bytes(Format format) noexcept;
 
 // "silu", "gelu", "gelu_tanh", "relu", "relu_squared", "silu_clamped", "silu_limited", "swiglu_oai", "softcapped".
 SWITCHYARD_API const char* activation_name(Activation activation) noexcept;
@@ -49,6 +48,8 @@ class SWITCHYARD_API ExpertWeights {
   // for sizes or types that cannot be, out_of_memory.
   ExpertWeights(const ExpertShape& shape, Format format, const std::function<ExpertTensors(std::int32_t)>& tensors,
                 const Threads& threads = Threads());
+  // Sizes alone, nothing packed: what bytes() is before there are tensors. Throws invalid_argument.
+  ExpertWeights(const ExpertShape& shape, Format format);
   ~ExpertWeights();
   ExpertWeights(ExpertWeights&&) noexcept;
   ExpertWeights& operator=(ExpertWeights&&) noexcept;
@@ -60,6 +61,7 @@ class SWITCHYARD_API ExpertWeights {
 
   struct Packed;
   const Packed& packed() const noexcept { return *packed_; }
+  Packed& packed() noexcept { return *packed_; }
 
  private:
   std::unique_ptr<Packed> packed_;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "switchyard/experts.hpp"
 #include "switchyard/export.hpp"
@@ -23,18 +24,21 @@ struct LayerOptions {
   DType activations = DType::f32;
   Device device = Device::cpu;  // cuda: not_supported in a build without it
   Threads threads = {};
-  // What the router's GEMM gives. f32: fp32 from the hidden states as they are. bf16: x, weight and logits are rounded to
-  // bf16, as the families do whose router runs in the model's type.
-  DType router = DType::f32;
+  // What the router's GEMM gives; none: what LayerWeights::narrow_router says. f32: fp32 from the hidden states as they
+  // are. bf16: x, weight and logits are rounded to bf16.
+  std::optional<DType> router = std::nullopt;
 };
 
 // Everything a layer is made of, as views that are read during construction only.
 struct LayerWeights {
-  std::int32_t experts = 0;                           // E
-  std::int64_t hidden = 0;                            // H
-  std::int64_t ffn = 0;                               // F
-  ExpertFunction function = {};                       // of the routed experts
-  WeightView router;                                  // [E + Z,H]; no data: only forwards with a given routing
+  std::int32_t experts = 0;      // E
+  std::int64_t hidden = 0;       // H
+  std::int64_t ffn = 0;          // F
+  ExpertFunction function = {};  // of the routed experts
+  WeightView router;             // [E + Z,H]; no data: only forwards with a given routing
+  // The router runs in the model's type, as many families have it, and not always in f32: in bf16 where both its weight
+  // and LayerOptions::activations are bf16.
+  bool narrow_router = false;
   std::function<ExpertTensors(std::int32_t)> expert;  // see ExpertWeights
   std::int64_t shared_ffn = 0;                        // 0: no shared expert
   ExpertTensors shared;                               // [shared_ffn,H] and [H,shared_ffn]
@@ -70,12 +74,15 @@ struct ForwardResult {
 // y[t] = latent_out · Σ_s weight[t,s] · expert(t,s)(latent_in · x[t]) + g(x[t]) · shared(x[t]) + output_bias, fp32, in
 // this order, slots in theirs, rounded once to y's type; without a latent space there are no such maps. Expert e: down
 // · (act(gate · x) * (up · x)), or down · act(up · x) without gate; each element is one fp32 chain over the contraction
-// index, and then its bias. The bits of y[t] depend on x[t], the weights and the two type options alone: not on the
+// index, and then its bias. The bits of y[t] depend on x[t], the weights and the type options alone: not on the
 // batch, threads or instruction set. NaN stays NaN, its payload is not defined.
 class SWITCHYARD_API Layer {
  public:
   // Packs. Throws invalid_argument, not_supported, out_of_memory.
   Layer(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options);
+  struct Parts;
+  // Of parts that are packed: how Model makes a layer from its cache.
+  explicit Layer(std::unique_ptr<const Parts> parts);
   ~Layer();
   Layer(Layer&&) noexcept;
   Layer& operator=(Layer&&) noexcept;
@@ -84,26 +91,30 @@ class SWITCHYARD_API Layer {
   std::int64_t hidden() const noexcept;
   std::int64_t ffn() const noexcept;
   const RouterOptions& router() const noexcept;
-  const LayerOptions& options() const noexcept;
-  std::size_t weight_bytes() const noexcept;  // packed, shared expert and router included
+  const LayerOptions& options() const noexcept;  // `router` is what it runs in
+  std::size_t weight_bytes() const noexcept;     // packed, shared expert and router included
+  bool from_cache() const noexcept;              // packed weights stand in a mapped file; see Model::layer
 
   // Bytes that a forward of up to max_tokens needs; enough for every smaller number. A multiple of kWorkspaceAlignment.
   std::size_t workspace_bytes(std::int64_t max_tokens) const;
   // The same for a given routing of `topk` slots.
   std::size_t workspace_bytes(std::int64_t max_tokens, std::int32_t topk) const;
 
+  // What workspace_bytes(max_tokens) of a layer made of these would say, without packing it: weights.expert is not
+  // called and no matrix is read, it only matters whether it has data. Throws as the constructor.
+  static std::size_t workspace_bytes(const LayerWeights& weights, const RouterOptions& router,
+                                     const LayerOptions& options, std::int64_t max_tokens);
+
   // x [T,H] → y [T,H], f32 or bf16 each. y must not overlap x (columns that lie interleaved count as
   // overlapping); neither may lie in the workspace. Allocates nothing. Throws invalid_argument before any
-  // work. `inputs` must not lie in the workspace either: what an earlier forward with it returned has to be copied before
-  // it is replayed.
+  // work. `inputs` must not lie in the workspace either: what an earlier forward with it returned has to be copied
+  // before it is replayed.
   ForwardResult forward(ConstMatrix x, Matrix y, const Workspace& workspace, const RouteInputs& inputs = {}) const;
 
   // The same with the caller's experts [T,K] (−1..E+Z−1; −1: slot off, its weight is not looked at) and weights [T,K];
   // duplicates count twice. They must not lie in the workspace: what an earlier forward with it returned has to be
   // copied first.
   ForwardResult forward(ConstMatrix x, Routing routing, Matrix y, const Workspace& workspace) const;
-
-  struct Parts;
 
  private:
   std::unique_ptr<const Parts> parts_;

@@ -36,9 +36,15 @@ struct ModelInfo {
   RouterOptions router;                    // its arrays are null: the tensors are read with a layer
   bool selection_bias = false;             // the router has one
   bool logit_bias = false;                 // the router has one
+  bool narrow_router = false;              // see LayerWeights
   std::vector<std::int32_t> table_layers;  // those MoE layers that take the experts from a table by token id
   std::string layout;                      // e.g. "per expert, gate_proj/up_proj/down_proj [out,in]"
-  DType weights = DType::f32;              // type of the expert tensors
+  DType weights = DType::f32;              // type of the expert tensors, codes if they are quantised
+  std::string quantization;                // quant_method as config.json has it; empty: none
+  Codes codes = Codes::plain;              // what an element of the routed experts is, in the first MoE layer
+  DType scales = DType::f32;               // type of what codes are multiplied with; nothing of plain ones
+  std::int64_t out_block = 0;              // outputs that share a scale; 0: all
+  std::int64_t in_block = 0;               // inputs that share a scale; 0: all
   std::size_t file_bytes = 0;              // all tensors
   std::size_t moe_bytes = 0;               // tensors of the MoE blocks
   std::string outside;                     // what of the family's block is left to the caller; empty: nothing
@@ -61,9 +67,21 @@ class SWITCHYARD_API Model {
   const ModelInfo& info() const noexcept;
 
   // Packs MoE layer `index` (global layer index). Holds no more than one expert of the file's pages at a time.
-  // Throws not_supported as ModelInfo::unsupported says, invalid_argument if that layer is not an MoE layer, bad_data if
-  // its table of experts names none.
-  Layer layer(std::int32_t index, const LayerOptions& options = {}, const Progress& progress = {}) const;
+  // Throws not_supported as ModelInfo::unsupported says, invalid_argument if that layer is not an MoE layer, bad_data
+  // if its table of experts names none.
+  //
+  // With the name of a folder in `cache`, the packed form is kept in a file there and mapped the next time, by any
+  // number of processes: same bits, no packing, no copy. All of the file is read and checked before it is used; one
+  // that is damaged, of another version of this library or of weights that have changed is replaced, and so a folder
+  // that can only be read is enough as long as its files fit. The folder is made if it is missing. Throws io, before
+  // packing, where a file is needed and cannot be made. What counts as a change: docs/memory.md. A file that is cut
+  // short while it is mapped is beyond what a mapping can report.
+  Layer layer(std::int32_t index, const LayerOptions& options = {}, const Progress& progress = {},
+              const std::filesystem::path& cache = {}) const;
+
+  // Bytes of workspace that a forward of `index` with up to max_tokens will need, known without packing: the same
+  // number as layer(index, options).workspace_bytes(max_tokens). Throws as layer does.
+  std::size_t workspace_bytes(std::int32_t index, const LayerOptions& options, std::int64_t max_tokens) const;
 
  private:
   struct Impl;

@@ -9,6 +9,20 @@
 
 namespace switchyard {
 
+// What the processors that this process may use have, the smallest where they differ. Hardware threads that share a core
+// share its caches: sizes are a core's.
+struct Caches {
+  int cores = 1;
+  int hardware_threads = 1;
+  std::size_t l1_bytes = 0;  // data, of one core
+  std::size_t l2_bytes = 0;  // of one core, or its part of one that is shared
+  std::size_t l3_bytes = 0;  // of one cache
+  int l3_cores = 1;          // that share it
+};
+
+// Asks hwloc, and the C library where that does not know. Found out once per process; never throws for what is unknown.
+SWITCHYARD_API const Caches& processor_caches();
+
 // Measured rates, all threads together; 0 where the processor lacks the unit.
 struct Roofline {
   Isa isa = Isa::plain;

@@ -107,7 +107,7 @@ typedef struct switchyard_route_outputs {
   int32_t bins;                 /* of the histogram */
   switchyard_array expert;      /* [T,K] i16, i32 or i64 */
   switchyard_array weight;      /* [T,K] f32, bf16 or f16 */
-  switchyard_array probability; /* [T,E] f32, bf16 or f16: the weight of a chosen expert, 0 elsewhere */
+  switchyard_array probability; /* [T,E] f32, bf16 or f16: weights of the chosen (duplicates add up), 0 elsewhere */
   uint8_t* byte_map;            /* [T,E]: 1 for a chosen expert */
   uint8_t* bit_map;             /* [T,ceil(E/8)]: the same in bits, the lowest first */
   float* chosen_logit;          /* [T,K]: l of the chosen, for a backward without logits */

@@ -124,7 +124,7 @@ struct RouteInputs {
 struct RouteOutputs {
   Array expert;                      // [T,K] i16, i32 or i64
   Array weight;                      // [T,K] f32, bf16 or f16
-  Array probability;                 // [T,E] f32, bf16 or f16: the weight of a chosen expert, 0 elsewhere
+  Array probability;                 // [T,E] f32, bf16 or f16: weights of the chosen (duplicates add up), 0 elsewhere
   std::uint8_t* byte_map = nullptr;  // [T,E]: 1 for a chosen expert
   std::uint8_t* bit_map = nullptr;   // [T,⌈E/8⌉]: the same in bits, the lowest first
   // What the backward of a sparse gradient needs instead of the logits: l of the chosen, [T,K].

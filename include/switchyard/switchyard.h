@@ -71,7 +71,16 @@ SWITCHYARD_API switchyard_status switchyard_make_plan(const int32_t* expert, int
 /* Layer. */
 
 typedef int32_t switchyard_format; /* what a packed weight is stored as */
-enum { SWITCHYARD_FORMAT_F32 = 0, SWITCHYARD_FORMAT_BF16 = 1 };
+enum {
+  SWITCHYARD_FORMAT_F32 = 0,
+  SWITCHYARD_FORMAT_BF16 = 1,
+  SWITCHYARD_FORMAT_I8 = 2,
+  SWITCHYARD_FORMAT_I4 = 3,
+  SWITCHYARD_FORMAT_F8_E4M3 = 4,
+  SWITCHYARD_FORMAT_MXFP4 = 5,
+  SWITCHYARD_FORMAT_MXFP8 = 6,
+  SWITCHYARD_FORMAT_NVFP4 = 7
+};
 
 /* The function between the two GEMMs. g and u are what gate and up give, L is `limit`, a is `alpha`. */
 typedef int32_t switchyard_activation;
@@ -138,7 +147,7 @@ typedef struct switchyard_layer_weights {
   float shared_scale;                 /* 0: 1 */
   int32_t identity_experts;           /* Z more ids, E..E+Z-1, that stand for the token itself: y += weight * x */
   int32_t weight_on_input;            /* 1: the weight multiplies the expert's input, not its output */
-  int32_t reserved;                   /* 0 */
+  int32_t narrow_router;              /* 1: bf16 where weight and activations are, see switchyard_router_type */
   switchyard_weight_view output_bias; /* [H], added last; no data: none */
   /* The experts work in `latent` dimensions between two linear maps; shared expert and router see x. 0: they work in
    * H. Biases without data: none. */
@@ -149,13 +158,19 @@ typedef struct switchyard_layer_weights {
   switchyard_weight_view latent_out_bias; /* [H] */
 } switchyard_layer_weights;
 
+/* What the router's GEMM gives: fp32 from the hidden states as they are; or bf16, to which x, weight and logits are
+ * rounded; or what the weights ask for: with narrow_router, as families have it whose router runs in the model's type,
+ * bf16 where both the router's weight and the activations are bf16, and else f32. */
+typedef int32_t switchyard_router_type;
+enum { SWITCHYARD_ROUTER_AS_WEIGHTS = 0, SWITCHYARD_ROUTER_F32 = 1, SWITCHYARD_ROUTER_BF16 = 2 };
+
 typedef struct switchyard_layer_options {
   uint32_t struct_size;
   switchyard_format format;     /* what expert weights are packed to */
   switchyard_dtype activations; /* what the experts multiply: f32; bf16 needs SWITCHYARD_FORMAT_BF16 */
   switchyard_device device;     /* cuda: SWITCHYARD_NOT_SUPPORTED in a build without it */
-  switchyard_dtype router;      /* what the router's GEMM gives: f32, or bf16, to which its operands are rounded too */
-  int32_t reserved;             /* 0 */
+  switchyard_router_type router;
+  int32_t reserved;                  /* 0 */
   const switchyard_threads* threads; /* of the packing and of every forward */
 } switchyard_layer_options;
 
@@ -177,7 +192,7 @@ SWITCHYARD_API size_t switchyard_layer_weight_bytes(const switchyard_layer* laye
 /* Fills *options with what the layer was made with. */
 SWITCHYARD_API switchyard_status switchyard_layer_router(const switchyard_layer* layer,
                                                          switchyard_router_options* options);
-/* The same; options->threads is the layer's copy, with its count resolved. */
+/* The same; options->threads is the layer's copy, with its count resolved, options->router what the router runs in. */
 SWITCHYARD_API switchyard_status switchyard_layer_get_options(const switchyard_layer* layer,
                                                               switchyard_layer_options* options);
 
@@ -244,6 +259,8 @@ typedef struct switchyard_model_info {
   int32_t output_bias;
   int32_t selection_bias; /* the router has one */
   int32_t logit_bias;     /* the router has one */
+  int32_t narrow_router;
+  int32_t reserved; /* 0 */
 } switchyard_model_info;
 
 /* Maps a checkpoint folder (config.json and model.safetensors or model.safetensors.index.json); reads no weight. On
@@ -288,6 +305,17 @@ SWITCHYARD_API switchyard_status switchyard_model_layer(const switchyard_model* 
                                                         const switchyard_layer_options* options,
                                                         switchyard_progress progress, void* progress_context,
                                                         switchyard_layer** layer);
+/* The same, with the packed form kept in a file in the folder `cache`, and mapped the next time; NULL: none. A file that
+ * is damaged, of another version or of weights that have changed is replaced. _IO, before packing, where a file is
+ * needed and cannot be made. */
+SWITCHYARD_API switchyard_status switchyard_model_layer_cached(const switchyard_model* model, int32_t index,
+                                                               const switchyard_layer_options* options,
+                                                               const char* cache, switchyard_progress progress,
+                                                               void* progress_context, switchyard_layer** layer);
+/* What switchyard_layer_workspace_bytes of that layer will say, without packing it. */
+SWITCHYARD_API switchyard_status switchyard_model_workspace_bytes(const switchyard_model* model, int32_t index,
+                                                                  const switchyard_layer_options* options,
+                                                                  int64_t max_tokens, size_t* bytes);
 
 /* Tensors in files. */
 

@@ -24,6 +24,11 @@ struct Tensor {
   std::size_t bytes = 0;
 };
 
+struct FileState {
+  std::uint64_t bytes = 0;
+  std::int64_t modified_ns = 0;  // since 1970
+};
+
 // A safetensors file, or a sharded set through its index (`*.safetensors.index.json`): maps, reads no tensor. Movable;
 // reading from several threads is fine. Format: https://github.com/huggingface/safetensors (8-byte header length, JSON
 // header, data).
@@ -39,6 +44,8 @@ class SWITCHYARD_API TensorFile {
 
   // In the order of their place in the file (shard by shard).
   std::span<const Tensor> tensors() const noexcept;
+  // Of every file, as it was when it was mapped.
+  std::span<const FileState> files() const noexcept;
   // nullptr if there is none of that name.
   const Tensor* find(std::string_view name) const noexcept;
   // Throws bad_data naming the file and the tensor.

@@ -12,9 +12,8 @@ namespace switchyard {
 // Whoever comes late finds nothing to do, so nobody waits for a thread that has not started, and the result is the
 // same.
 //
-// pool(n): the caller's thread and up to n - 1 workers of one process-wide pool, started by the first work and parked when
-// idle. Two
-// callers at once share the workers.
+// pool(n): the caller's thread and up to n - 1 workers of one process-wide pool, started by the first work and parked
+// when idle. Two callers at once share the workers.
 //
 // host(n, run, host): run(host, n, body, data) makes these calls on the host's threads and returns when all have
 // returned. body does not throw.

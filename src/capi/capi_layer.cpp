@@ -1,6 +1,7 @@
 // Plan, layer and probe of the C API.
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "capi/capi.hpp"
@@ -16,7 +17,10 @@ struct switchyard_layer {
 namespace switchyard::capi {
 namespace {
 
-static_assert(same(Format::f32, SWITCHYARD_FORMAT_F32) && same(Format::bf16, SWITCHYARD_FORMAT_BF16));
+static_assert(same(Format::f32, SWITCHYARD_FORMAT_F32) && same(Format::bf16, SWITCHYARD_FORMAT_BF16) &&
+              same(Format::i8, SWITCHYARD_FORMAT_I8) && same(Format::i4, SWITCHYARD_FORMAT_I4) &&
+              same(Format::f8_e4m3, SWITCHYARD_FORMAT_F8_E4M3) && same(Format::mxfp4, SWITCHYARD_FORMAT_MXFP4) &&
+              same(Format::mxfp8, SWITCHYARD_FORMAT_MXFP8) && same(Format::nvfp4, SWITCHYARD_FORMAT_NVFP4));
 static_assert(same(Activation::silu, SWITCHYARD_ACTIVATION_SILU) &&
               same(Activation::gelu, SWITCHYARD_ACTIVATION_GELU) &&
               same(Activation::gelu_tanh, SWITCHYARD_ACTIVATION_GELU_TANH) &&
@@ -33,7 +37,7 @@ static_assert(kWorkspaceAlignment == SWITCHYARD_WORKSPACE_ALIGNMENT);
 // The first version of the structs that may grow: 64-bit, nothing unused at the end that a new field could fall into.
 static_assert(sizeof(switchyard_threads) == 24 && sizeof(switchyard_plan) == 56 &&
               sizeof(switchyard_layer_weights) == 520 && sizeof(switchyard_layer_options) == 32 &&
-              sizeof(switchyard_forward_result) == 40 && sizeof(switchyard_model_info) == 128 &&
+              sizeof(switchyard_forward_result) == 40 && sizeof(switchyard_model_info) == 136 &&
               sizeof(switchyard_roofline) == 56);
 
 ExpertTensors to_tensors(const switchyard_expert_tensors& tensors, std::int64_t hidden, std::int64_t ffn) {
@@ -59,7 +63,6 @@ void check_expert_status(switchyard_status status, std::int32_t expert) {
 }
 
 LayerWeights to_weights(const switchyard_layer_weights& from) {
-  check_reserved(from.reserved, "layer_create: weights.reserved");
   LayerWeights weights;
   weights.experts = from.experts;
   weights.hidden = from.hidden;
@@ -73,6 +76,7 @@ LayerWeights to_weights(const switchyard_layer_weights& from) {
   weights.shared_scale = from.shared_scale == 0.0F ? 1.0F : from.shared_scale;
   weights.identity_experts = from.identity_experts;
   weights.weight_on_input = from.weight_on_input != 0;
+  weights.narrow_router = from.narrow_router != 0;
   weights.output_bias = to_view(from.output_bias, 1, "layer_create: output_bias");
   weights.latent = from.latent;
   weights.latent_in = to_view(from.latent_in, from.hidden, "layer_create: latent_in");
@@ -85,6 +89,20 @@ LayerWeights to_weights(const switchyard_layer_weights& from) {
     return to_tensors(tensors, from.latent == 0 ? from.hidden : from.latent, from.ffn);
   };
   return weights;
+}
+
+std::optional<DType> to_router_type(switchyard_router_type type) {
+  switch (type) {
+    case SWITCHYARD_ROUTER_AS_WEIGHTS:
+      return std::nullopt;
+    case SWITCHYARD_ROUTER_F32:
+      return DType::f32;
+    case SWITCHYARD_ROUTER_BF16:
+      return DType::bf16;
+    default:
+      fail(Code::invalid_argument, "layer: found options.router {}, expected as_weights (0), f32 (1) or bf16 (2)",
+           type);
+  }
 }
 
 switchyard_forward_result from_result(const ForwardResult& from) {
@@ -121,7 +139,7 @@ LayerOptions to_layer_options(const switchyard_layer_options& from) {
   options.format = static_cast<Format>(from.format);
   options.activations = to_dtype(from.activations, "layer: options.activations");
   options.device = static_cast<Device>(from.device);
-  options.router = to_dtype(from.router, "layer: options.router");
+  options.router = to_router_type(from.router);
   options.threads = to_threads(from.threads);
   return options;
 }
@@ -168,10 +186,7 @@ switchyard_status switchyard_make_plan(const int32_t* expert, int64_t tokens, in
   });
 }
 
-const char* switchyard_format_name(switchyard_format format) {
-  const bool known = format == SWITCHYARD_FORMAT_F32 || format == SWITCHYARD_FORMAT_BF16;
-  return known ? format_name(static_cast<Format>(format)) : "unknown";
-}
+const char* switchyard_format_name(switchyard_format format) { return format_name(static_cast<Format>(format)); }
 
 const char* switchyard_path_name(switchyard_path path) {
   return path == SWITCHYARD_PATH_GROUPED ? path_name(static_cast<Path>(path)) : "unknown";
@@ -210,7 +225,7 @@ switchyard_status switchyard_layer_get_options(const switchyard_layer* layer, sw
     result.format = static_cast<switchyard_format>(from.format);
     result.activations = static_cast<switchyard_dtype>(from.activations);
     result.device = static_cast<switchyard_device>(from.device);
-    result.router = static_cast<switchyard_dtype>(from.router);
+    result.router = from.router == DType::bf16 ? SWITCHYARD_ROUTER_BF16 : SWITCHYARD_ROUTER_F32;
     result.threads = &layer->threads;
     write_result(options, result);
   });

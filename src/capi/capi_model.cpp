@@ -102,6 +102,7 @@ switchyard_status switchyard_model_get_info(const switchyard_model* model, switc
     result.output_bias = from.output_bias ? 1 : 0;
     result.selection_bias = from.selection_bias ? 1 : 0;
     result.logit_bias = from.logit_bias ? 1 : 0;
+    result.narrow_router = from.narrow_router ? 1 : 0;
     write_result(info, result);
   });
 }
@@ -153,6 +154,13 @@ const char* switchyard_known_model_type(size_t index) {
 switchyard_status switchyard_model_layer(const switchyard_model* model, int32_t index,
                                          const switchyard_layer_options* options, switchyard_progress progress,
                                          void* progress_context, switchyard_layer** layer) {
+  return switchyard_model_layer_cached(model, index, options, nullptr, progress, progress_context, layer);
+}
+
+switchyard_status switchyard_model_layer_cached(const switchyard_model* model, int32_t index,
+                                                const switchyard_layer_options* options, const char* cache,
+                                                switchyard_progress progress, void* progress_context,
+                                                switchyard_layer** layer) {
   return guard([&] {
     given(layer, "model_layer: layer") = nullptr;
     const Model& from = given(model, "model_layer: model").model;
@@ -161,7 +169,18 @@ switchyard_status switchyard_model_layer(const switchyard_model* model, int32_t 
     if (progress != nullptr) {
       report = [=](std::int32_t done, std::int32_t of) { progress(progress_context, done, of); };
     }
-    *layer = new_layer(from.layer(index, to_layer_options(read), report), read);
+    *layer = new_layer(from.layer(index, to_layer_options(read), report, cache == nullptr ? "" : cache), read);
+  });
+}
+
+switchyard_status switchyard_model_workspace_bytes(const switchyard_model* model, int32_t index,
+                                                   const switchyard_layer_options* options, int64_t max_tokens,
+                                                   size_t* bytes) {
+  return guard([&] {
+    std::size_t& result = given(bytes, "model_workspace_bytes: bytes");
+    const Model& from = given(model, "model_workspace_bytes: model").model;
+    const switchyard_layer_options read = read_optional(options, "model_workspace_bytes: options");
+    result = from.workspace_bytes(index, to_layer_options(read), max_tokens);
   });
 }
 

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <string>
 
-#include "experts/packed.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 
 namespace switchyard {
@@ -104,13 +104,25 @@ BlockWeights read_block(const TensorFile& file, const std::string& file_name, co
   weights.identity_experts = config.identity_experts;
   weights.weight_on_input = config.family->weight_on_input;
   weights.latent = config.latent;
+  weights.narrow_router = config.family->router.narrow;
   block.router = config.router;
+  const auto stored = [&](const NamedShape& wanted) {
+    const StoredWeight weight = find_weight(file, file_name, wanted, config.quantization);
+    const std::string reason = check_values(weight, file_name, config.quantization);
+    if (!reason.empty()) fail(Code::not_supported, "model: {}: {}", file_name, reason);
+    for (const Tensor* tensor : weight.tensors()) {
+      if (tensor != nullptr) used.push_back(tensor);
+    }
+    return weight;
+  };
   for (const BlockTensor& wanted : block_tensors(config, choice, layer)) {
+    if (WeightView* view = find_view(weights, wanted.role)) {
+      *view = matrix_of(stored(wanted.wanted), 0);
+      continue;
+    }
     const Tensor& tensor = file.at(wanted.wanted.name);
     used.push_back(&tensor);
-    if (WeightView* view = find_view(weights, wanted.role)) {
-      *view = {tensor.data, tensor.dtype, tensor.shape.size() == 1 ? 1 : tensor.shape[1], 1};
-    } else if (wanted.role == Role::selection_bias) {
+    if (wanted.role == Role::selection_bias) {
       block.selection_bias = read_floats(tensor);
       block.router.selection_bias = {block.selection_bias.data(), DType::f32};
     } else if (wanted.role == Role::logit_bias) {
@@ -129,9 +141,7 @@ BlockWeights read_block(const TensorFile& file, const std::string& file_name, co
     ExpertFiles tensors{};
     const ExpertNames names = expert_names(shared, 0);
     for (std::size_t part = 0; part < kExpertParts; ++part) {
-      if (names[part].name.empty()) continue;
-      tensors[part] = &file.at(names[part].name);
-      used.push_back(tensors[part]);
+      if (!names[part].name.empty()) tensors[part] = stored(names[part]);
     }
     weights.shared = expert_views(shared, tensors, 0);
   }

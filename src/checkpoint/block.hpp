@@ -43,7 +43,7 @@ struct BlockWeights {
 };
 
 // Reads arrays and makes views; the tensors have the shapes of block_tensors. Notes them in `used`. Throws bad_data,
-// naming `file_name`, for a table that names no expert.
+// naming `file_name`, for a table that names no expert, and what check_values throws.
 BlockWeights read_block(const TensorFile& file, const std::string& file_name, const ModelConfig& config,
                         const PlaceChoice& choice, std::int32_t layer, std::vector<const Tensor*>& used);
 

@@ -54,6 +54,12 @@ const char* Config::present(const Keys& keys) const {
   return nullptr;
 }
 
+std::vector<std::string> Config::names() const {
+  std::vector<std::string> names;
+  for (const auto& value : object_.items()) names.push_back(value.key());
+  return names;
+}
+
 std::string Config::text(const char* key) const {
   const json* value = find(key);
   if (value == nullptr) refuse(key, "absent", "a string");

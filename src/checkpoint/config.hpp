@@ -28,6 +28,9 @@ class Config {
   // The object under `key`, or this one if there is none. Keys in messages carry its name.
   Config nested(const char* key) const;
 
+  // Of the values, in the order of the alphabet.
+  std::vector<std::string> names() const;
+
   std::string text(const char* key) const;
   std::string text_or(const char* key, std::string_view otherwise) const;
   std::int64_t integer(const Keys& keys, std::int64_t min, std::int64_t max) const;

@@ -84,6 +84,7 @@ struct RouterColumns {
   const char* selection_bias_key = nullptr;  // a flag, true without the key; null: `selection_bias` always
   bool selection_bias = false;
   bool logit_bias = false;
+  bool narrow = false;     // see LayerWeights::narrow_router
   std::int32_t topk = 0;   // 0: what the configuration says
   bool topk_list = false;  // may be a list of equal numbers
   Groups groups = {};

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <utility>
 
+#include "experts/weight_view.hpp"
+
 namespace switchyard {
 namespace {
 
@@ -41,18 +43,21 @@ std::vector<std::int64_t> matrix_shape(const ExpertPlace& place, Orientation ori
   return {place.shape.experts * out, in};
 }
 
-// [out,in] at `data`, whichever of the two is stored first.
-WeightView matrix_view(Orientation orientation, const std::byte* data, DType dtype, std::int64_t out, std::int64_t in) {
-  if (orientation == Orientation::in_out) return {data, dtype, 1, out};
-  return {data, dtype, in, 1};
-}
-
-// Rows first, first + step, ... of a matrix.
+// Rows first, first + step, ... of a matrix; first is below step if that is not 1.
 WeightView every(WeightView view, std::int64_t first, std::int64_t step) {
   if (view.data == nullptr) return view;
-  const auto offset = static_cast<std::size_t>(first * view.out_stride) * dtype_bytes(view.dtype);
-  view.data = static_cast<const std::byte*>(view.data) + offset;
+  view.data = static_cast<const std::byte*>(view.data) + view_bytes(view, first * view.out_stride);
   view.out_stride *= step;
+  WeightScales& scales = view.scales;
+  if (step == 1) {
+    scales.first_out += first;
+  } else if (scales.out_block > 1) {  // an even number of rows, half of them these
+    scales.out_block /= step;
+  } else if (scales.data != nullptr) {
+    const auto bytes = static_cast<std::int64_t>(dtype_bytes(scales.dtype));
+    scales.data = static_cast<const std::byte*>(scales.data) + first * scales.out_stride * bytes;
+    scales.out_stride *= step;
+  }
   return view;
 }
 
@@ -61,8 +66,7 @@ int score(const TensorFile& file, const ModelConfig& config, const PlaceChoice& 
   int score = 0;
   const auto count = [&](const ExpertPlace& place) {
     for (const NamedShape& wanted : expert_names(place, 0)) {
-      const Tensor* tensor = wanted.name.empty() ? nullptr : file.find(wanted.name);
-      if (tensor != nullptr) score += tensor->shape == wanted.shape ? 2 : 1;
+      if (!wanted.name.empty()) score += fit_of(file, wanted);
     }
   };
   count(routed_place(config, choice, layer));
@@ -134,10 +138,12 @@ ExpertNames expert_names(const ExpertPlace& place, std::int32_t expert) {
   const std::int64_t hidden = place.shape.hidden;
   const std::int64_t ffn = place.shape.ffn;
   const std::int64_t gate_rows = is_fused(layout) ? 2 * ffn : ffn;
+  const std::int64_t held = layout.storage == Storage::single ? 1 : place.shape.experts;
   ExpertNames names;
   const auto add = [&](Part part, const char* pattern, Orientation orientation, std::int64_t out, std::int64_t in) {
     if (pattern == nullptr) return;
-    names[part] = {place.choice.name(pattern, place.layer, expert), matrix_shape(place, orientation, out, in)};
+    names[part] = {place.choice.name(pattern, place.layer, expert), matrix_shape(place, orientation, out, in),
+                   orientation, layout.storage, held};
   };
   add(kGate, layout.gate, layout.orientation, gate_rows, hidden);
   add(kUp, layout.up, layout.orientation, ffn, hidden);
@@ -147,7 +153,9 @@ ExpertNames expert_names(const ExpertPlace& place, std::int32_t expert) {
     if (pattern == nullptr && (!place.named_biases || weight.empty())) return;
     const bool stacked = layout.storage != Storage::single;
     names[part].name = pattern != nullptr ? place.choice.name(pattern, place.layer, expert) : bias_name(weight);
-    names[part].shape = stacked ? std::vector{std::int64_t{place.shape.experts}, size} : std::vector{size};
+    names[part].shape = stacked ? std::vector{held, size} : std::vector{size};
+    names[part].storage = stacked ? Storage::stacked : Storage::single;
+    names[part].held = held;
   };
   add_bias(kGateBias, layout.gate_bias, gate_rows);
   add_bias(kUpBias, layout.up_bias, ffn);
@@ -155,39 +163,24 @@ ExpertNames expert_names(const ExpertPlace& place, std::int32_t expert) {
   return names;
 }
 
-std::span<const std::byte> expert_slice(const ExpertPlace& place, const Tensor& tensor, std::int32_t expert) {
-  const std::span<const std::byte> all(tensor.data, tensor.bytes);
-  if (place.layout->storage == Storage::single) return all;
-  const auto held = place.layout->storage == Storage::stacked ? tensor.shape[0] : place.shape.experts;
-  const std::size_t bytes = tensor.bytes / static_cast<std::size_t>(held);
-  return all.subspan(static_cast<std::size_t>(expert) * bytes, bytes);
+std::int32_t index_of(const ExpertPlace& place, std::int32_t expert) {
+  return place.layout->storage == Storage::single ? 0 : expert;
 }
 
-ExpertTensors expert_views(const ExpertPlace& place, const ExpertFiles& tensors, std::int32_t expert) {
-  const ExpertLayout& layout = *place.layout;
-  const std::int64_t hidden = place.shape.hidden;
-  const std::int64_t ffn = place.shape.ffn;
-  const auto matrix = [&](Part part, Orientation orientation, std::int64_t out, std::int64_t in) {
-    if (tensors[part] == nullptr) return WeightView{};
-    return matrix_view(orientation, expert_slice(place, *tensors[part], expert).data(), tensors[part]->dtype, out, in);
+ExpertTensors expert_views(const ExpertPlace& place, const ExpertFiles& files, std::int32_t expert) {
+  const auto view = [&](Part part) {
+    return files[part].parts.codes == nullptr ? WeightView{} : matrix_of(files[part], index_of(place, expert));
   };
-  const auto bias = [&](Part part) { return matrix(part, Orientation::out_in, 0, 1); };
-  const WeightView down = matrix(kDown, layout.down_orientation, hidden, ffn);
-  if (!is_fused(layout)) {
-    return {matrix(kGate, layout.orientation, ffn, hidden),
-            matrix(kUp, layout.orientation, ffn, hidden),
-            down,
-            bias(kGateBias),
-            bias(kUpBias),
-            bias(kDownBias)};
+  if (!is_fused(*place.layout)) {
+    return {view(kGate), view(kUp), view(kDown), view(kGateBias), view(kUpBias), view(kDownBias)};
   }
-  const WeightView both = matrix(kGate, layout.orientation, 2 * ffn, hidden);
-  const WeightView both_biases = bias(kGateBias);
-  const bool interleaved = layout.fusion == Fusion::interleaved;
-  const std::int64_t up = interleaved ? 1 : ffn;
+  const WeightView both = view(kGate);
+  const WeightView both_biases = view(kGateBias);
+  const bool interleaved = place.layout->fusion == Fusion::interleaved;
+  const std::int64_t up = interleaved ? 1 : place.shape.ffn;
   const std::int64_t step = interleaved ? 2 : 1;
-  return {every(both, 0, step),        every(both, up, step),        down,
-          every(both_biases, 0, step), every(both_biases, up, step), bias(kDownBias)};
+  return {every(both, 0, step),        every(both, up, step),        view(kDown),
+          every(both_biases, 0, step), every(both_biases, up, step), view(kDownBias)};
 }
 
 }  // namespace switchyard

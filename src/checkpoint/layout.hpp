@@ -4,20 +4,15 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "checkpoint/model_config.hpp"
+#include "checkpoint/stored_weight.hpp"
 #include "switchyard/experts.hpp"
 #include "switchyard/tensor_file.hpp"
 
 namespace switchyard {
-
-struct NamedShape {
-  std::string name;                 // empty: there is no such tensor
-  std::vector<std::int64_t> shape;  // -1: any
-};
 
 // A place and the prefix that goes with it, "model.layers.{layer}."; no place: none fits.
 struct PlaceChoice {
@@ -54,15 +49,15 @@ ExpertPlace shared_place(const ModelConfig& config, const PlaceChoice& choice, s
 // Gate (with up if they are fused), up, down and their biases.
 inline constexpr std::size_t kExpertParts = 6;
 using ExpertNames = std::array<NamedShape, kExpertParts>;
-using ExpertFiles = std::array<const Tensor*, kExpertParts>;  // null: there is none
+using ExpertFiles = std::array<StoredWeight, kExpertParts>;  // no codes: there is none
 
 // Those of all experts together are the same for every `expert`.
 ExpertNames expert_names(const ExpertPlace& place, std::int32_t expert);
 
-// One expert's part of a tensor. It has the shape of expert_names, but may hold more experts.
-std::span<const std::byte> expert_slice(const ExpertPlace& place, const Tensor& tensor, std::int32_t expert);
+// Where an expert stands in its tensors.
+std::int32_t index_of(const ExpertPlace& place, std::int32_t expert);
 
 // The same as matrices.
-ExpertTensors expert_views(const ExpertPlace& place, const ExpertFiles& tensors, std::int32_t expert);
+ExpertTensors expert_views(const ExpertPlace& place, const ExpertFiles& files, std::int32_t expert);
 
 }  // namespace switchyard

@@ -4,15 +4,18 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <optional>
 #include <span>
 #include <unordered_set>
 #include <utility>
 
 #include "checkpoint/block.hpp"
+#include "checkpoint/fingerprint.hpp"
 #include "checkpoint/json_text.hpp"
 #include "checkpoint/layout.hpp"
 #include "checkpoint/model_config.hpp"
 #include "fail.hpp"
+#include "layer/pack_cache.hpp"
 #include "switchyard/tensor_file.hpp"
 
 namespace switchyard {
@@ -30,8 +33,6 @@ fs::path find_tensors(const fs::path& folder) {
   fail(Code::io, "model: {}: found neither model.safetensors nor model.safetensors.index.json, expected one of them",
        folder.string());
 }
-
-bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16; }
 
 bool is_id(DType dtype) { return dtype == DType::i16 || dtype == DType::i32 || dtype == DType::i64; }
 
@@ -58,7 +59,9 @@ ModelInfo make_info(const ModelConfig& config, const TensorFile& file) {
   info.router = config.router;
   info.selection_bias = config.selection_bias;
   info.logit_bias = config.family->router.logit_bias;
+  info.narrow_router = config.family->router.narrow;
   info.table_layers = config.table_layers;
+  info.quantization = config.quantization.method;
   if (config.family->outside != nullptr) info.outside = config.family->outside;
   info.unsupported = config.unsupported;
   for (const Tensor& tensor : file.tensors()) info.file_bytes += tensor.bytes;
@@ -88,13 +91,15 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 
 struct Model::Impl {
   std::string file_name;
+  std::string config_text;
   TensorFile file;
   ModelConfig config;
   PlaceChoice place;
   ModelInfo info;
 
-  Impl(const fs::path& tensors, ModelConfig read)
+  Impl(const fs::path& tensors, std::string text, ModelConfig read)
       : file_name(tensors.string()),
+        config_text(std::move(text)),
         file(TensorFile::open(tensors)),
         config(std::move(read)),
         info(make_info(config, file)) {
@@ -106,12 +111,15 @@ struct Model::Impl {
       count_bytes();
       note_weights(first);
     }
-    if (!config.quantization.empty()) return;  // with names and shapes of its own
+    if (!config.quantization.refused.empty()) return;  // with names and shapes of its own
     if (place.place == nullptr) {
       fail(Code::bad_data, "model: {}: found no experts of layer {}, expected a tensor named {}", file_name, first,
            fmt::join(possible_names(config, first), " or "));
     }
     for (const std::int32_t layer : info.moe_layers) check_layer(layer);
+    if (!info.unsupported.empty()) return;
+    std::string reason = misfit_of(expert_files(routed_place(config, place, first), 0));
+    if (!reason.empty()) refuse(std::move(reason));
   }
 
   // Calls visit(NamedShape, Role) for all tensors of a layer.
@@ -149,12 +157,32 @@ struct Model::Impl {
     }
   }
 
+  // What the first routed weight is stored as.
   void note_weights(std::int32_t layer) {
     for (const NamedShape& name : expert_names(routed_place(config, place, layer), 0)) {
-      if (const Tensor* tensor = name.name.empty() ? nullptr : file.find(name.name)) {
-        info.weights = tensor->dtype;
-        return;
-      }
+      if (name.name.empty()) continue;
+      const std::optional<StoredWeight> weight = find_if_supported(name);
+      if (!weight) return;
+      if (weight->parts.codes == nullptr) continue;
+      info.weights = weight->parts.codes->dtype;
+      info.codes = weight->view.codes;
+      if (weight->parts.scales == nullptr) return;
+      const WeightScales& scales = weight->view.scales;
+      info.scales = scales.dtype;
+      info.out_block = scales.out_block == kWholeBlock ? 0 : scales.out_block;
+      info.in_block = scales.in_block == kWholeBlock ? 0 : scales.in_block;
+      return;
+    }
+  }
+
+  // Nothing, and a reason noted, for what cannot be read.
+  std::optional<StoredWeight> find_if_supported(const NamedShape& wanted) {
+    try {
+      return find_weight(file, file_name, wanted, config.quantization);
+    } catch (const Error& error) {
+      if (error.code() != Code::not_supported) throw;
+      refuse(error.what());
+      return std::nullopt;
     }
   }
 
@@ -164,26 +192,37 @@ struct Model::Impl {
     }
   }
 
-  // Tensors of a type that cannot be read may pack several values into one, so their shape says nothing.
-  void check(const NamedShape& wanted, Role role) {
+  [[noreturn]] void fail_absent(const NamedShape& wanted) const {
+    fail(Code::bad_data, "model: {}: has no tensor {}, expected one of shape {}", file_name, wanted.name,
+         shape_text(wanted.shape));
+  }
+
+  void check_shape(const Tensor& tensor, const NamedShape& wanted, std::int64_t spare) const {
+    if (fits(tensor.shape, wanted.shape, spare)) return;
+    fail(Code::bad_data, "model: {}: tensor {} has shape {}, expected {}", file_name, wanted.name,
+         shape_text(tensor.shape), shape_text(wanted.shape));
+  }
+
+  void check_table(const NamedShape& wanted) {
     const Tensor* tensor = file.find(wanted.name);
-    if (tensor == nullptr) {
-      fail(Code::bad_data, "model: {}: has no tensor {}, expected one of shape {}", file_name, wanted.name,
-           shape_text(wanted.shape));
+    if (tensor == nullptr) fail_absent(wanted);
+    if (!is_id(tensor->dtype)) {
+      return refuse(fmt::format("the table of experts is {}, supported: i16, i32, i64", dtype_name(tensor->dtype)));
     }
-    const bool table = role == Role::table;
-    if (table ? !is_id(tensor->dtype) : !is_float(tensor->dtype)) {
-      return refuse(fmt::format("{} tensors are {}, supported: {}",
-                                role == Role::expert ? "expert" : "router or shared", dtype_name(tensor->dtype),
-                                table ? "i16, i32, i64" : "f32, bf16, f16"));
-    }
-    if (!fits(tensor->shape, wanted.shape, role == Role::expert ? config.identity_experts : 0)) {
-      fail(Code::bad_data, "model: {}: tensor {} has shape {}, expected {}", file_name, wanted.name,
-           shape_text(tensor->shape), shape_text(wanted.shape));
-    }
-    if (role == Role::expert && is_float(info.weights) && tensor->dtype != info.weights) {
+    check_shape(*tensor, wanted, 0);
+  }
+
+  void check(const NamedShape& wanted, Role role) {
+    if (role == Role::table) return check_table(wanted);
+    const std::optional<StoredWeight> weight = find_if_supported(wanted);
+    if (!weight) return;
+    if (weight->parts.codes == nullptr) fail_absent(wanted);
+    if (weight->view.codes != Codes::plain) return;
+    const Tensor& tensor = *weight->parts.codes;
+    check_shape(tensor, wanted, role == Role::expert ? config.identity_experts : 0);
+    if (role == Role::expert && config.quantization.method.empty() && tensor.dtype != info.weights) {
       refuse(fmt::format("expert tensors are {} and {}, supported: one type for all", dtype_name(info.weights),
-                         dtype_name(tensor->dtype)));
+                         dtype_name(tensor.dtype)));
     }
   }
 
@@ -191,20 +230,47 @@ struct Model::Impl {
     for_each_tensor(layer, [&](const NamedShape& wanted, Role role) { check(wanted, role); });
   }
 
+  Fingerprint source_of(std::int32_t layer) const {
+    std::vector<const Tensor*> tensors;
+    for_each_tensor(layer, [&](const NamedShape& name, Role) { tensors.push_back(&file.at(name.name)); });
+    return fingerprint(config_text, file, layer, tensors);
+  }
+
+  // What an MoE layer is made of but for its experts.
+  BlockWeights block(std::int32_t index, std::vector<const Tensor*>& used) const {
+    if (!info.unsupported.empty()) {
+      fail(Code::not_supported, "model: {}: {}", file_name, fmt::join(info.unsupported, "; "));
+    }
+    const auto& layers = info.moe_layers;
+    if (!std::binary_search(layers.begin(), layers.end(), index)) {
+      fail(Code::invalid_argument, "model: layer {} has no experts, expected one of [{}]", index,
+           fmt::join(layers, ","));
+    }
+    return read_block(file, file_name, config, place, index, used);
+  }
+
   ExpertFiles expert_files(const ExpertPlace& routed, std::int32_t expert) const {
-    ExpertFiles tensors{};
+    ExpertFiles files{};
     const ExpertNames names = expert_names(routed, expert);
     for (std::size_t part = 0; part < kExpertParts; ++part) {
-      if (!names[part].name.empty()) tensors[part] = &file.at(names[part].name);
+      if (!names[part].name.empty()) files[part] = find_weight(file, file_name, names[part], config.quantization);
     }
-    return tensors;
+    return files;
+  }
+
+  // Empty: the values are such as can be read.
+  std::string misfit_of(const ExpertFiles& files) const {
+    for (const StoredWeight& weight : files) {
+      if (weight.parts.codes == nullptr) continue;
+      std::string reason = check_values(weight, file_name, config.quantization);
+      if (!reason.empty()) return reason;
+    }
+    return {};
   }
 
   void release_expert(const ExpertPlace& routed, std::int32_t expert) const {
-    for (const Tensor* tensor : expert_files(routed, expert)) {
-      if (tensor == nullptr) continue;
-      const auto slice = expert_slice(routed, *tensor, expert);
-      file.release(slice.data(), slice.size());
+    for (const StoredWeight& weight : expert_files(routed, expert)) {
+      if (weight.parts.codes != nullptr) release_matrix(file, weight, index_of(routed, expert));
     }
   }
 };
@@ -220,24 +286,24 @@ Model Model::open(const fs::path& folder) {
     fail(Code::io, "model: {}: is no folder, expected one with config.json and model.safetensors", folder.string());
   }
   const fs::path config = folder / "config.json";
-  const ModelConfig read = read_model_config(read_json_file(config, "config"), config.string());
-  return Model(std::make_unique<Impl>(find_tensors(folder), read));
+  std::string text = read_json_file(config, "config");
+  const ModelConfig read = read_model_config(text, config.string());
+  return Model(std::make_unique<Impl>(find_tensors(folder), std::move(text), read));
 }
 
 const ModelInfo& Model::info() const noexcept { return impl_->info; }
 
-Layer Model::layer(std::int32_t index, const LayerOptions& options, const Progress& progress) const {
-  const Impl& model = *impl_;
-  if (!model.info.unsupported.empty()) {
-    fail(Code::not_supported, "model: {}: {}", model.file_name, fmt::join(model.info.unsupported, "; "));
-  }
-  const auto& layers = model.info.moe_layers;
-  if (!std::binary_search(layers.begin(), layers.end(), index)) {
-    fail(Code::invalid_argument, "model: layer {} has no experts, expected one of [{}]", index, fmt::join(layers, ","));
-  }
-
+std::size_t Model::workspace_bytes(std::int32_t index, const LayerOptions& options, std::int64_t max_tokens) const {
   std::vector<const Tensor*> used;
-  BlockWeights block = read_block(model.file, model.file_name, model.config, model.place, index, used);
+  const BlockWeights block = impl_->block(index, used);
+  return Layer::workspace_bytes(block.weights, block.router, options, max_tokens);
+}
+
+Layer Model::layer(std::int32_t index, const LayerOptions& options, const Progress& progress,
+                   const fs::path& cache) const {
+  const Impl& model = *impl_;
+  std::vector<const Tensor*> used;
+  BlockWeights block = model.block(index, used);
   const ExpertPlace routed = routed_place(model.config, model.place, index);
   const auto finish = [&](std::int32_t expert) {
     model.release_expert(routed, expert);
@@ -245,12 +311,29 @@ Layer Model::layer(std::int32_t index, const LayerOptions& options, const Progre
   };
   block.weights.expert = [&](std::int32_t expert) {
     if (expert > 0) finish(expert - 1);
-    return expert_views(routed, model.expert_files(routed, expert), expert);
+    const ExpertFiles files = model.expert_files(routed, expert);
+    const std::string reason = model.misfit_of(files);
+    if (!reason.empty()) fail(Code::not_supported, "model: {}: {}", model.file_name, reason);
+    return expert_views(routed, files, expert);
   };
-  Layer layer(block.weights, block.router, options);
-  finish(model.config.experts - 1);
+  auto parts = std::make_unique<Layer::Parts>(plan_parts(block.weights, block.router, options));
+  if (cache.empty()) {
+    pack_parts(*parts, block.weights);
+    finish(model.config.experts - 1);
+  } else {
+    const fs::path path = packed_path(cache, model.file_name, index, *parts);
+    const Fingerprint source = model.source_of(index);
+    if (!map_packed(*parts, path, source)) {
+      PackedFile file(path);
+      pack_parts(*parts, block.weights);
+      finish(model.config.experts - 1);
+      file.finish(*parts, source);
+    } else if (progress) {
+      progress(model.config.experts, model.config.experts);
+    }
+  }
   for (const Tensor* tensor : used) model.file.release(*tensor);
-  return layer;
+  return Layer(std::move(parts));
 }
 
 }  // namespace switchyard

@@ -205,23 +205,6 @@ void read_shared(const Config& config, ModelConfig& model) {
   model.router.scale *= model.shared_scale;
 }
 
-// The method of a quantised checkpoint, empty if there is none.
-std::string read_quantization(const Config& config) {
-  for (const char* key : {"quantization_config", "compression_config"}) {
-    if (config.has(key)) return printable(config.nested(key).text_or("quant_method", "of an unnamed method"));
-  }
-  return {};
-}
-
-void note_quantization(const Config& root, const Config& config, ModelConfig& model) {
-  model.quantization = read_quantization(root);
-  if (model.quantization.empty()) model.quantization = read_quantization(config);
-  if (!model.quantization.empty()) {
-    model.unsupported.push_back(
-        fmt::format("the weights are quantised ({}), supported: f32, bf16, f16", model.quantization));
-  }
-}
-
 void read_sizes(const Config& config, ModelConfig& model) {
   const Family& family = *model.family;
   const bool may_be_dense = family.dense_experts >= 0;
@@ -313,7 +296,8 @@ ModelConfig read_model_config(std::string_view text, const std::string& file) {
   }
   read_schedule(found.config, model);
   read_sizes(found.config, model);
-  note_quantization(root, found.config, model);
+  model.quantization = read_quantization(root, found.config);
+  if (!model.quantization.refused.empty()) model.unsupported.push_back(model.quantization.refused);
   return model;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "checkpoint/families.hpp"
+#include "checkpoint/quantization.hpp"
 #include "switchyard/experts.hpp"
 #include "switchyard/route.hpp"
 
@@ -25,10 +26,10 @@ struct ModelConfig {
   std::int64_t shared_ffn = 0;
   float shared_scale = 1.0F;
   std::int64_t latent = 0;
-  bool biases = false;                   // Family::bias_key
-  RouterOptions router;                  // without arrays
-  bool selection_bias = false;           // but in table_layers
-  std::string quantization;              // empty: none
+  bool biases = false;          // Family::bias_key
+  RouterOptions router;         // without arrays
+  bool selection_bias = false;  // but in table_layers
+  Quantization quantization;
   std::vector<std::string> unsupported;  // each with its reason
 
   // Of the routed experts and of the shared one in that layer.

@@ -14,6 +14,7 @@ inline constexpr Family kDeepSeekV4 = as(kDeepSeekV3, "deepseek_v4", [](Family& 
   row.router.score = Score::sqrt_softplus;
   row.router.normalize_keys = {};
   row.router.scale = 1.5;
+  row.router.narrow = true;
   row.router.groups = {};
   row.function = {.activation = Activation::silu_clamped, .limit_key = "swiglu_limit", .limit = 10};
   row.shared = {.has = true};
@@ -78,7 +79,7 @@ inline constexpr Family kGranite = {
     .model_types = {"granitemoe", "granitemoeshared", "granitemoe_swa"},
     .experts = {"num_local_experts"},
     .ffn = kIntermediate,
-    .router = {.score = Score::logit, .chosen = ChosenScore::softmax},
+    .router = {.score = Score::logit, .chosen = ChosenScore::softmax, .narrow = true},
     .places = {kSparseLinear, kSparseFused},
 };
 // Its layer may have no experts at all.
@@ -92,10 +93,14 @@ inline constexpr Family kGptOss = as(kGranite, "gpt_oss", [](Family& row) {
   row.experts = kLocalExperts;
   row.router.logit_bias = true;
   row.function = kMiniMaxM3.function;
-  row.places = {Place{.experts = &kInterleavedInOutBias, .router = "{block}router.weight"}};
+  row.places = {Place{.experts = &kInterleavedInOutBias, .router = "{block}router.weight"},
+                Place{.experts = &kInterleavedBias, .router = "{block}router.weight"}};
 });
-inline constexpr Family kPrivacyFilter =
-    as(kGptOss, "openai_privacy_filter", [](Family& row) { row.places[0].experts = &kFusedInOutBias; });
+inline constexpr Family kPrivacyFilter = as(kGptOss, "openai_privacy_filter", [](Family& row) {
+  row.router.narrow = false;
+  row.places[0].experts = &kFusedInOutBias;
+  row.places[1] = {};
+});
 inline constexpr Family kAria = as(kGranite, "aria", [](Family& row) {
   row.model_types = {"aria_text"};
   row.experts = {"moe_num_experts"};
@@ -123,8 +128,11 @@ inline constexpr Family kLlama4 = as(kGranite, "llama4", [](Family& row) {
   row.router.chosen = ChosenScore::sigmoid;
   row.shared = {.has = true};
   row.schedule = {.only = "moe_layers", .step_key = "interleave_moe_layer_step", .shift = 1};
-  row.places = {Place{
-      .block = "feed_forward.", .experts = &kFusedInOut, .router = "{block}router.weight", .shared = &kSharedExpert}};
+  row.places = both(Place{.experts = &kFusedInOut, .shared = &kSharedExpert},
+                    Place{.experts = &kProj, .shared = &kSharedExpert}, [](Place& place) {
+                      place.block = "feed_forward.";
+                      place.router = "{block}router.weight";
+                    });
 });
 
 // ---- softmax scores
@@ -134,17 +142,18 @@ inline constexpr Family kMixtral = {
     .model_types = {"mixtral", "minimax"},
     .experts = kLocalExperts,
     .ffn = kIntermediate,
-    .router = {.normalize = Normalize::sum},
+    .router = {.normalize = Normalize::sum, .narrow = true},
     .places = {kSparseW, kMlpFused},
 };
 inline constexpr Family kPhi = as(kMixtral, "phimoe", [](Family& row) {
-  row.router = {.score = Score::sparsemixer, .jitter_key = "router_jitter_noise", .topk = 2};
+  row.router = {.score = Score::sparsemixer, .jitter_key = "router_jitter_noise", .narrow = true, .topk = 2};
   row.places[1].router = "{block}router.weight";
 });
 inline constexpr Family kHunyuan = as(kMixtral, "hunyuan_v1_moe", [](Family& row) {
   row.experts = kNumExperts;
   row.topk = {"moe_topk", "num_experts_per_tok"};
   row.router.topk_list = true;
+  row.router.narrow = false;
   row.shared = {.has = true};
   row.places = both(kMlpProj, kMlpFused, [](Place& place) {
     place.router = "{block}gate.wg.weight";
@@ -169,7 +178,9 @@ inline constexpr Family kDbrx = {
     .topk = {"ffn_config.moe_top_k"},
     .hidden = {"d_model"},
     .ffn = {"ffn_config.ffn_hidden_size"},
-    .router = {.normalize = Normalize::power_norm, .power_key = "ffn_config.moe_normalize_expert_weights"},
+    .router = {.normalize = Normalize::power_norm,
+               .power_key = "ffn_config.moe_normalize_expert_weights",
+               .narrow = true},
     .function = {.key = "ffn_config.ffn_act_fn.name"},
     .places = {Place{.block = "ffn.", .experts = &kFlattened, .router = "{block}router.layer.weight"}},
 };
@@ -192,6 +203,7 @@ inline constexpr Family kMistral4 = as(kDeepSeekV2, "mistral4", [](Family& row) 
   row.router.normalize_keys = {"norm_topk_prob"};
   row.router.normalize = Normalize::sum;
   row.router.epsilon = kEpsilon;
+  row.router.narrow = true;
   row.router.groups = best_two(1, 1);
   row.router.groups.masked_zero = true;
   row.shared.count_otherwise = 1;
@@ -200,6 +212,7 @@ inline constexpr Family kMistral4 = as(kDeepSeekV2, "mistral4", [](Family& row) 
 inline constexpr Family kMistralLarge4 = as(kMistral4, "mistral_large4", [](Family& row) {
   row.model_types = {"mistral_large4_text"};
   row.router.normalize_keys = {};
+  row.router.narrow = false;
   row.schedule = dense_first(1);
   const Place bare = {.block = "", .experts = &kW, .shared = &kSharedW};
   row.places = {bare, bare, kMlpFused};
@@ -210,7 +223,7 @@ inline constexpr Family kOlmoe = {
     .model_types = {"olmoe", "flex_olmo"},
     .experts = kNumExperts,
     .ffn = kIntermediate,
-    .router = {.normalize_keys = {"norm_topk_prob"}},
+    .router = {.normalize_keys = {"norm_topk_prob"}, .narrow = true},
     .places = {kMlpProj, kMlpFused},
 };
 inline constexpr Family kQwen3 = as(kOlmoe, "qwen3_moe", [](Family& row) {

@@ -58,6 +58,11 @@ inline constexpr ExpertLayout kInterleavedInOutBias = with(kFusedInOutBias, [](E
   layout.label = "fused, interleaved gate_up_proj/down_proj [in,out] with biases";
   layout.fusion = Fusion::interleaved;
 });
+// The form with mxfp4 blocks.
+inline constexpr ExpertLayout kInterleavedBias = with(kInterleavedInOutBias, [](ExpertLayout& layout) {
+  layout.label = "fused, interleaved gate_up_proj/down_proj [out,in] with biases";
+  layout.orientation = layout.down_orientation = Orientation::out_in;
+});
 inline constexpr ExpertLayout kFcInOut = with(kFusedInOut, [](ExpertLayout& layout) {
   layout.label = "fused, fc1/fc2 [in,out]";
   layout.gate = "{block}experts.fc1.weight";

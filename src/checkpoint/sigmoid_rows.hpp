@@ -129,6 +129,7 @@ inline constexpr Family kHyV3 = as(kDeepSeekV3, "hy_v3", [](Family& row) {
 });
 inline constexpr Family kAfmoe = as(kHyV3, "afmoe", [](Family& row) {
   row.bias_key = nullptr;
+  row.router.narrow = true;
   row.router.scale_key = "route_scale";
   row.router.scale = 1;
   row.shared.count_otherwise = 2;
@@ -145,6 +146,7 @@ inline constexpr Family kMiniMaxM2 = as(kHyV3, "minimax_m2", [](Family& row) {
   row.router.epsilon = 0;
   row.router.scale_key = nullptr;
   row.router.scale = 1;
+  row.router.narrow = true;
   row.shared = {};
   row.schedule = {};
   row.places = both(kSparseW, kMlpFused, [](Place& place) { place.selection_bias = "{block}e_score_correction_bias"; });
@@ -219,6 +221,7 @@ inline constexpr Family kLfm2 = as(kDeepSeekV3, "lfm2_moe", [](Family& row) {
   row.experts = kNumExperts;
   row.router.epsilon = 1e-6;
   row.router.scale = 1;
+  row.router.narrow = true;
   row.router.selection_bias_key = "use_expert_bias";
   row.router.groups = {};
   row.function.key = nullptr;
@@ -234,6 +237,7 @@ inline constexpr Family kFlint = as(kLfm2, "flint", [](Family& row) {
   row.router.scale_key = nullptr;
   row.router.selection_bias_key = nullptr;
   row.router.selection_bias = false;
+  row.router.narrow = false;
   row.function = {};
   row.shared = shared_wide("shared_expert_intermediate_size");
   row.schedule = {.step_key = "decoder_sparse_step", .shift = 1, .dense = "mlp_only_layers", .dense_otherwise = 2};

@@ -53,6 +53,7 @@ class Mapping {
     if (S_ISDIR(status.st_mode)) refuse(path, "cannot be read", EISDIR);
     if (!S_ISREG(status.st_mode)) fail(Code::io, "safetensors: {}: is no regular file, expected one", path.string());
     const auto size = static_cast<std::size_t>(status.st_size);
+    state_ = {size, static_cast<std::int64_t>(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec};
     if (size == 0) return;  // nothing can be mapped; too short is said by the parser
     void* base = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
     if (base == MAP_FAILED) refuse(path, "cannot be mapped", errno);
@@ -61,12 +62,13 @@ class Mapping {
   ~Mapping() {
     if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
   }
-  Mapping(Mapping&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+  Mapping(Mapping&& other) noexcept : bytes_(std::exchange(other.bytes_, {})), state_(other.state_) {}
   Mapping& operator=(Mapping&&) = delete;
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
   std::span<const std::byte> bytes() const noexcept { return bytes_; }
+  const FileState& state() const noexcept { return state_; }
 
   bool holds(const std::byte* data, std::size_t bytes) const noexcept {
     const auto first = reinterpret_cast<std::uintptr_t>(bytes_.data());
@@ -85,6 +87,7 @@ class Mapping {
 
  private:
   std::span<const std::byte> bytes_;
+  FileState state_;
 };
 
 // Shard file → names of its tensors.
@@ -118,11 +121,13 @@ Shards read_index(const std::filesystem::path& path) {
 struct TensorFile::Impl {
   std::string name;
   std::vector<Mapping> files;
+  std::vector<FileState> states;
   std::vector<Tensor> tensors;
   std::unordered_map<std::string_view, const Tensor*> by_name;  // into `tensors`, which no longer changes
 
   std::vector<Tensor> map(const std::filesystem::path& path) {
     files.emplace_back(path);
+    states.push_back(files.back().state());
     return parse_safetensors(files.back().bytes(), path.string());
   }
 
@@ -168,6 +173,8 @@ TensorFile TensorFile::open(const std::filesystem::path& path) {
   for (const Tensor& tensor : impl->tensors) impl->by_name.emplace(tensor.name, &tensor);
   return TensorFile(std::move(impl));
 }
+
+std::span<const FileState> TensorFile::files() const noexcept { return impl_->states; }
 
 std::span<const Tensor> TensorFile::tensors() const noexcept { return impl_->tensors; }
 

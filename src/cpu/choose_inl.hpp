@@ -3,30 +3,86 @@
 namespace switchyard {
 namespace {
 
-template <Score kScore>
-inline V16 score_in_row(V16 logit, const Softmax& softmax) {
-  return kScore == Score::softmax ? probability_of(logit, softmax) : own_score(kScore, logit);
+// Chosen experts of up to kLanes tokens, on their way to weights.
+struct Slots {
+  std::int32_t tokens;
+  std::int64_t t[kLanes];
+  std::int32_t id[kLanes][kChosenRoom];
+  float cutoff[kLanes];
+  SoftmaxLanes softmax;
+  SlotValues logit;
+  SlotValues weight;
+};
+
+inline const void* logits_of(const RouteArgs& r, std::int64_t t) {
+  const std::int64_t element = r.logits_type == DType::f32 ? 4 : 2;
+  return static_cast<const std::byte*>(r.logits) + t * r.stride * element;
+}
+
+// Where the quick way of lanes_inl.hpp ends.
+constexpr std::int32_t kLaneTopk = 8;
+
+// What is the same for all tokens of a call.
+struct Course {
+  bool given;         // ids may come from the caller
+  bool by_logit;      // experts are chosen by logit, which is in the order of the scores
+  bool softmax;       // the total of the softmax over all experts is wanted
+  bool in_lanes;      // the quick way of lanes_inl.hpp
+  std::int32_t most;  // the chosen, and one more if there is a cutoff
+};
+
+inline Course course_of(const RouteArgs& r) {
+  const RouterOptions& options = *r.options;
+  const RouteOutputs& out = *r.outputs;
+  Course course{};
+  course.given = r.inputs->forced.data != nullptr || options.table.data != nullptr;
+  course.by_logit = r.selection_bias == nullptr && options.groups == 0;
+  course.most = options.topk + (out.cutoff != nullptr ? 1 : 0);
+  const bool aux = out.aux_score != nullptr || r.score_sum != nullptr;
+  const bool own =
+      options.score == Score::softmax && (!course.by_logit || out.cutoff != nullptr || !softmax_over_chosen(options));
+  course.softmax = own || (aux && has_softmax_aux(options.score)) || r.z_sum != nullptr;
+  const bool simple = !course.given && out.cutoff == nullptr && !aux && options.score != Score::sparsemixer;
+  course.in_lanes = simple && options.topk <= kLaneTopk && r.experts <= kLaneExperts &&
+                    !(course.softmax && !course.by_logit) && options.order != Order::expert;
+  return course;
 }
 
 template <Score kScore>
-inline V16 make_selection_as(const float* bias, const Row& logit, const Softmax& softmax, const Row& row) {
+inline V16 selection_of(V16 logit, const Softmax& softmax) {
+  switch (kScore) {
+    case Score::softmax:
+      return probability_of(logit, softmax);
+    case Score::sigmoid:
+      return logistic_bounded(logit);
+    default:
+      return own_score(kScore, without_nan(logit));
+  }
+}
+
+template <Score kScore>
+inline V16 make_selection_as(const float* bias, const ConstRow& logit, const Softmax& softmax, const Row& row) {
   V16 maxima = V16::set(-__builtin_inff());
-  for (std::int32_t at = 0; at < row.size; at += kLanes) {
-    V16 value = score_in_row<kScore>(V16::load(logit.value + at), softmax);
-    if (bias != nullptr) {
-      const bool whole = at + kLanes <= row.size;
-      value = V16::add(value, whole ? V16::load(bias + at) : V16::load_part(bias + at, row.size - at, 0.0F));
-    }
-    value = without_nan(value);
+  const auto block = [&](std::int32_t at, V16 added) {
+    const V16 value = without_nan(V16::add(selection_of<kScore>(V16::load(logit.value + at), softmax), added));
     V16::store(row.value + at, value);
     maxima = V16::max(maxima, value);
+  };
+  std::int32_t at = 0;
+  if (bias != nullptr) {
+    for (; at + kLanes <= row.size; at += kLanes) {
+      block(at, V16::load(bias + at));
+    }
+  }
+  for (; at < row.size; at += kLanes) {
+    block(at, bias == nullptr ? V16::set(0.0F) : V16::load_part(bias + at, row.size - at, 0.0F));
   }
   return maxima;
 }
 
-// What experts are chosen by → row, and the largest of its elements modulo kLanes.
-inline V16 make_selection(const RouterOptions& options, const float* bias, const Row& logit, const Softmax& softmax,
-                          const Row& row) {
+// What experts are chosen by → row, with NaN as −inf, and the largest of its elements modulo kLanes.
+inline V16 make_selection(const RouterOptions& options, const float* bias, const ConstRow& logit,
+                          const Softmax& softmax, const Row& row) {
   V16 maxima;
   switch (options.score) {
     case Score::softmax:
@@ -65,16 +121,21 @@ inline std::int64_t id_at(const ConstArray& ids, std::int64_t at) {
   }
 }
 
-inline void put_id(const Array& ids, std::int64_t at, std::int32_t id) {
+template <class Id>
+inline void put_ids_as(void* to, std::int64_t at, const std::int32_t* id, std::int32_t count) {
+  for (std::int32_t s = 0; s < count; ++s) {
+    static_cast<Id*>(to)[at + s] = static_cast<Id>(id[s]);
+  }
+}
+
+inline void put_ids(const Array& ids, std::int64_t at, const std::int32_t* id, std::int32_t count) {
   switch (ids.dtype) {
     case DType::i16:
-      static_cast<std::int16_t*>(ids.data)[at] = static_cast<std::int16_t>(id);
-      return;
+      return put_ids_as<std::int16_t>(ids.data, at, id, count);
     case DType::i32:
-      static_cast<std::int32_t*>(ids.data)[at] = id;
-      return;
+      return put_ids_as<std::int32_t>(ids.data, at, id, count);
     default:
-      static_cast<std::int64_t*>(ids.data)[at] = id;
+      return put_ids_as<std::int64_t>(ids.data, at, id, count);
   }
 }
 
@@ -115,51 +176,44 @@ struct Token {
   float cutoff;
 };
 
-inline bool needs_softmax(const RouteArgs& r) {
-  const RouterOptions& options = *r.options;
-  const RouteOutputs& out = *r.outputs;
-  const bool selects = r.selection_bias != nullptr || options.groups != 0 || out.cutoff != nullptr;
-  const bool own = options.score == Score::softmax && (selects || !softmax_over_chosen(options));
-  const bool aux = (out.aux_score != nullptr || r.score_sum != nullptr) && has_softmax_aux(options.score);
-  return own || aux || r.z_sum != nullptr;
+// The score of what was not chosen last.
+inline float cutoff_of(const RouterOptions& options, const Course& course, float selected, const Softmax& softmax) {
+  if (!course.by_logit) {
+    return selected;
+  }
+  const V16 l = V16::set(selected);
+  return V16::largest(options.score == Score::softmax ? probability_of(l, softmax) : own_score(options.score, l));
 }
 
-// Also the total of the softmax, if it is needed.
-inline void choose(const RouteArgs& r, const Row& logit, Token& token) {
+// Also the total of the softmax, if it is wanted.
+inline void choose(const RouteArgs& r, const Course& course, const ConstRow& logit, Token& token) {
   const RouterOptions& options = *r.options;
-  const bool given = given_ids(options, *r.inputs, token.t, token.id);
-  const bool by_logit = r.selection_bias == nullptr && options.groups == 0;
-  const bool softmax = needs_softmax(r);
-  const bool total_on_the_way = softmax && by_logit && !given && is_finite(token.softmax.largest);
-  if (softmax && !total_on_the_way) {
+  const bool given = course.given && given_ids(options, *r.inputs, token.t, token.id);
+  const bool total_on_the_way = course.softmax && course.by_logit && !given && is_finite(token.softmax.largest);
+  if (course.softmax && !total_on_the_way) {
     token.softmax.total = softmax_total(logit, token.softmax.largest);
   }
   if (given) {
     return;
   }
-  const Row select = scratch_row(r.scratch, 1, r.experts);
-  const V16 maxima = by_logit ? token.maxima : make_selection(options, r.selection_bias, logit, token.softmax, select);
-  const bool with_next = r.outputs->cutoff != nullptr;
-  const std::int32_t most = options.topk + (with_next ? 1 : 0);
-  Chosen chosen;
-  chosen.id = token.id;
-  if (by_logit && total_on_the_way) {
+  const float* value = logit.value;
+  if (total_on_the_way) {
     const V16 top = V16::set(token.softmax.largest);
     V16 total = V16::set(0.0F);
-    const bool all = select_largest(logit.value, r.experts, most, maxima, chosen,
-                                    [&](V16 l) { total = V16::add(total, bounded_term(l, top)); });
+    const bool all = select_largest(value, r.experts, course.most, token.maxima, token.id,
+                                    [&](V16 l) { total = add_bounded_term(total, l, top); });
     token.softmax.total = all ? V16::sum(total) : softmax_total(logit, token.softmax.largest);
   } else {
-    select_largest(by_logit ? logit.value : select.value, r.experts, most, maxima, chosen, [](V16) {});
-  }
-  if (with_next) {
-    token.cutoff = chosen.value[options.topk];
-    if (by_logit) {  // the selection is the score, which has the order of the logits
-      const V16 l = V16::set(token.cutoff);
-      const V16 score =
-          options.score == Score::softmax ? probability_of(l, token.softmax) : own_score(options.score, l);
-      token.cutoff = V16::largest(score);
+    V16 maxima = token.maxima;
+    if (!course.by_logit) {
+      const Row select = scratch_row(r.scratch, 1, r.experts);
+      maxima = make_selection(options, r.selection_bias, logit, token.softmax, select);
+      value = select.value;
     }
+    select_largest(value, r.experts, course.most, maxima, token.id, [](V16) {});
+  }
+  if (course.most > options.topk) {
+    token.cutoff = cutoff_of(options, course, value[token.id[options.topk]], token.softmax);
   }
   if (options.order == Order::expert) {
     sort_by_id(token.id, options.topk);

@@ -3,26 +3,38 @@
 namespace switchyard {
 namespace {
 
-// Elements [k, k + kLanes) of a row, scaled if there is a scale, rounded to bf16 values if the math multiplies bf16.
-inline V16 load_row(const GemmArgs& g, const void* row, const float* scale, std::int64_t k) {
-  V16 value = load_some(row, g.rows_type, k, g.depth - k);
-  if (scale != nullptr) {
-    value = V16::mul(value, V16::set(*scale));
-  }
-  const bool rounds = g.math == Math::bf16 && (g.rows_type == DType::f32 || scale != nullptr);
-  return rounds ? V16::round_to_bf16(value) : value;
-}
+// The parts of GemmArgs::scratch.
+struct GemmScratch {
+  float* tiles;
+  float* sums;             // [rows, kPanel]
+  float* block;            // [kDecodeDepth, kPanel] of a panel, decoded
+  float* words;            // [rows, kPanel], integer sums
+  float* row_scale;        // [rows], of rows as integers
+  std::int32_t* row_sums;  // [rows, groups], their sums times the codes' offset
+  explicit GemmScratch(const GemmArgs& g)
+      : tiles(reinterpret_cast<float*>(g.scratch)),
+        sums(tiles + g.row_count * g.padded_depth),
+        block(sums + g.row_count * kPanel),
+        words(block + kDecodeDepth * kPanel),
+        row_scale(words + g.row_count * kPanel),
+        row_sums(reinterpret_cast<std::int32_t*>(row_scale + g.row_count)) {}
+};
 
-// One tile of rows as [padded_depth / kBlock][rows][kBlock]: 64-byte lines, so that the kernel walks it with one
-// pointer.
-inline void pack_tile(const GemmArgs& g, std::int64_t begin, std::int64_t end, float* tile) {
+// One tile of rows as [padded_depth / depth of a line][rows][line], so that the kernel walks it with one pointer.
+inline void pack_tile(const GemmArgs& g, std::int64_t begin, std::int64_t end, float* tile,
+                      const GemmScratch& scratch) {
   const std::int64_t count = end - begin;
   const std::int64_t size = g.rows_type == DType::f32 ? 4 : 2;
+  const std::int64_t groups = g.scales.groups(g.padded_depth);
   for (std::int64_t r = 0; r < count; ++r) {
     const std::int64_t at = g.row_index != nullptr ? g.row_index[begin + r] : begin + r;
     const void* row = static_cast<const std::byte*>(g.rows) + at * g.rows_stride * size;
     const float* scale = g.row_scale != nullptr ? g.row_scale + begin + r : nullptr;
-    if (paired_rows(g.math)) {
+    if (g.math == Math::integer) {
+      float& row_scale = scratch.row_scale[begin + r];
+      row_scale = scale_of_row(g, row, scale);
+      quantise_row(g, row, scale, row_scale, r, count, tile, scratch.row_sums + (begin + r) * groups);
+    } else if (paired_rows(g.math)) {
       std::uint16_t* line = reinterpret_cast<std::uint16_t*>(tile) + r * 2 * kBlock;
       for (std::int64_t k = 0; k < g.padded_depth; k += kLanes) {
         V16::store_bf16(line + (k / (2 * kBlock)) * count * 2 * kBlock + k % (2 * kBlock), load_row(g, row, scale, k));
@@ -114,33 +126,62 @@ void add_bias(const GemmArgs& g, float* sums, std::int64_t begin, std::int64_t e
   }
 }
 
+// Steps of a panel from k on that are run over all row tiles before the next ones.
+inline std::int64_t block_depth(const GemmArgs& g, const RowTiles& split, std::int64_t k) {
+  std::int64_t most = g.padded_depth - k;
+  if (g.math == Math::integer) {
+    const std::int64_t group_left = g.scales.group - k % g.scales.group;
+    most = group_left < most ? group_left : most;
+  }
+  const std::int64_t block = has_scales(g.format) ? kDecodeDepth
+                             : split.tiles == 1   ? most
+                                                  : kPanelBlockBytes * 8 / (kPanel * code_bits(g.format));
+  return block < most ? block : most;
+}
+
+// What follows the last step of a panel, or of a group of it.
+inline void finish_tile(const GemmArgs& g, const GemmScratch& scratch, std::int64_t panel, std::int64_t begin,
+                        std::int64_t end, Finish finish) {
+  if (g.math == Math::integer) {
+    scale_rows(scratch.row_scale, scratch.sums, begin, end);
+  }
+  if (g.bias != nullptr) {
+    add_bias(g, scratch.sums, begin, end, panel);
+  }
+  finish(g, scratch.sums, begin, end, panel);
+}
+
 // One panel for all row tiles, the depth in blocks that stay in the cache; every tile prefetches its share of the next
 // panel.
-inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t panel, Finish finish, const float* tiles,
-                       float* sums) {
+inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t panel, Finish finish,
+                       const GemmScratch& scratch) {
   const std::byte* weights = g.panels + panel * g.panel_bytes;
-  const std::int64_t step = paired_rows(g.math) ? 2 * kBlock : kBlock;
-  const std::int64_t element = paired_rows(g.math) ? 2 : 4;  // bytes of an element of a row tile
-  const std::int64_t panel_depth_bytes = kPanel * weight_size(g.math);
-  const std::int64_t depth_block = split.tiles == 1 ? g.padded_depth : kPanelBlockBytes / panel_depth_bytes;
-  for (std::int64_t k = 0; k < g.padded_depth; k += depth_block) {
-    const std::int64_t depth = k + depth_block < g.padded_depth ? depth_block : g.padded_depth - k;
-    const std::int64_t share = depth * panel_depth_bytes / split.tiles;
+  const std::byte* codes = weights + g.scales.end(g.padded_depth);
+  const bool integer = g.math == Math::integer;
+  const Line line = line_of(g.math);
+  const std::int64_t groups = g.scales.groups(g.padded_depth);
+  float* sums = integer ? scratch.words : scratch.sums;
+  for (std::int64_t k = 0, depth = 0; k < g.padded_depth; k += depth) {
+    depth = block_depth(g, split, k);
+    const std::byte* block = codes + k * kPanel * code_bits(g.format) / 8;
+    const std::byte* at = weights + k * g.panel_bytes / g.padded_depth;
+    const std::int64_t share = depth * g.panel_bytes / g.padded_depth / split.tiles;
+    block = decode(g, weights, block, k, depth, scratch.block);
+    const bool starts = integer ? k % g.scales.group == 0 : k == 0;
+    const bool ends = k + depth == g.padded_depth;
     for (std::int64_t t = 0; t < split.tiles; ++t) {
       const std::int64_t begin = split.begin(t);
-      const std::int64_t count = split.begin(t + 1) - begin;
-      const std::byte* rows =
-          reinterpret_cast<const std::byte*>(tiles) + (begin * g.padded_depth + k * count) * element;
-      const std::byte* at = weights + k * panel_depth_bytes;
+      const std::int64_t end = split.begin(t + 1);
+      const std::int64_t count = end - begin;
+      const float* rows = scratch.tiles + (begin * g.padded_depth + k * count) / line.depth * line.floats;
       const bool stream = split.tiles == 1 && V::tile_vectors(static_cast<int>(count)) * V::kWidth == kPanel;
       const Prefetch ahead{at + (stream ? kStreamAhead : g.panel_bytes + t * share), share / 64};
-      tile_of(g.math, count)(reinterpret_cast<const float*>(rows), at, sums + begin * kPanel, depth / step, k > 0,
-                             ahead);
-      if (k + depth == g.padded_depth) {
-        if (g.bias != nullptr) {
-          add_bias(g, sums, begin, begin + count, panel);
-        }
-        finish(g, sums, begin, begin + count, panel);
+      tile_of(g.math, count)(rows, block, sums + begin * kPanel, depth / line.depth, !starts, ahead);
+      if (integer && (ends || (k + depth) % g.scales.group == 0)) {
+        join_group(g, weights, k / g.scales.group, groups, scratch.words, scratch.row_sums, scratch.sums, begin, end);
+      }
+      if (ends) {
+        finish_tile(g, scratch, panel, begin, end, finish);
       }
     }
   }
@@ -150,16 +191,16 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
 // arithmetic, and must not move any across its borders.
 __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
   const RowTiles split(g.row_count);
-  float* tiles = reinterpret_cast<float*>(g.scratch);
-  float* sums = tiles + g.row_count * g.padded_depth;
-  const std::int64_t element = paired_rows(g.math) ? 2 : 4;
+  const GemmScratch scratch(g);
+  const Line line = line_of(g.math);
   for (std::int64_t t = 0; t < split.tiles; ++t) {
     const std::int64_t begin = split.begin(t);
-    pack_tile(g, begin, split.begin(t + 1), reinterpret_cast<float*>(g.scratch + begin * g.padded_depth * element));
+    float* tile = scratch.tiles + begin * g.padded_depth / line.depth * line.floats;
+    pack_tile(g, begin, split.begin(t + 1), tile, scratch);
   }
   const Finish finish = finish_of(g.function);
   for (std::int64_t panel = g.panel_begin; panel < g.panel_end; ++panel) {
-    gemm_panel(g, split, panel, finish, tiles, sums);
+    gemm_panel(g, split, panel, finish, scratch);
   }
 }
 

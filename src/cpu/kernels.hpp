@@ -6,13 +6,16 @@
 
 #include "switchyard/activation.hpp"
 #include "switchyard/cpu.hpp"
+#include "switchyard/format.hpp"
 #include "switchyard/route.hpp"
 #include "switchyard/types.hpp"
 
 namespace switchyard {
 
-// Packed weights are the same for every instruction set: panels of kPanel output features, each [depth][kPanel] f32 or
-// [depth / 2][kPanel][2] bf16, the depth padded with zeros to a multiple of kDepth.
+// Packed weights are the same for every instruction set: panels of kPanel output features, each [depth / n][kPanel][n],
+// n codes in 32 bits, the depth padded with zeros to a multiple of kDepth. i8 and i4 are unsigned, 128 and 8 more than
+// they stand for; of 8 codes in 32 bits, low halves of bytes are the first four. Scales stand before the codes of a
+// panel.
 inline constexpr std::int64_t kPanel = 32;
 inline constexpr std::int64_t kDepth = 32;
 // A gated panel holds kPanel / 2 features: gates 0..7, ups 0..7, gates 8..15, ups 8..15, so that every vector width
@@ -21,19 +24,76 @@ inline constexpr std::int64_t kGatedPanel = kPanel / 2;
 // Sums over lanes and elementwise functions run on this many virtual lanes on every instruction set.
 inline constexpr int kLanes = 16;
 static_assert(kMaxTopk % kLanes == 0, "the chosen experts of a token are processed in whole lanes");
+// Bits of 2^(i / 8) less i · 2^20, twice: what is to be added to k · 2^20 for 2^(k / 8).
+alignas(64) inline constexpr std::uint32_t kEighths[16] = {
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7,
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+
+// The two largest of some numbers.
+struct TopTwo {
+  float first;
+  float second;
+};
 // Rows that one call of gemm takes at most: a multiple of the tile heights 6 and 13, and 5 MiB of rows at a depth of
 // 8192.
 inline constexpr std::int64_t kMaxGemmRows = 156;
+
+constexpr std::int64_t code_bits(Format format) {
+  switch (format) {
+    case Format::f32:
+      return 32;
+    case Format::bf16:
+      return 16;
+    case Format::i8:
+    case Format::f8_e4m3:
+    case Format::mxfp8:
+      return 8;
+    default:
+      return 4;
+  }
+}
+constexpr bool is_integer(Format format) { return format == Format::i8 || format == Format::i4; }
+constexpr bool has_scales(Format format) { return format != Format::f32 && format != Format::bf16; }
+
+// Where the scales of a panel are: one per column and `group` contraction steps, a multiple of 16 (of kDepth for integers);
+// the last group may be cut off by the padded depth. A panel is a factor [kLanes] f32 for columns i and kLanes + i, if it
+// has one, the scales [groups][kPanel], padded to whole cache lines, and the codes.
+struct PanelScales {
+  std::int64_t group = 0;    // 0: no scales
+  DType dtype = DType::f32;  // f32, bf16, f8_e8m0, f8_e4m3
+  bool has_factor = false;
+
+  constexpr std::int64_t groups(std::int64_t padded_depth) const {
+    return group == 0 ? 0 : (padded_depth + group - 1) / group;
+  }
+  constexpr std::int64_t size() const { return dtype == DType::f32 ? 4 : dtype == DType::bf16 ? 2 : 1; }
+  // Where they begin, and where the codes do.
+  constexpr std::int64_t begin() const { return has_factor ? kLanes * 4 : 0; }
+  constexpr std::int64_t end(std::int64_t padded_depth) const {
+    return begin() + (groups(padded_depth) * kPanel * size() + 63) / 64 * 64;
+  }
+};
 
 // How an output element is accumulated.
 enum class Math : std::int32_t {
   f32,      // f32 weights, f32 rows: one FMA chain, ascending
   widened,  // bf16 weights widened, f32 rows: the same chain, the same bits as f32 on widened weights
   bf16,     // bf16 weights and rows, in pairs: odd element first, then even, as VDPBF16PS does; denormals are zero
+  decoded,  // codes times scales, each product rounded once, f32 rows: the same bits as f32 on weights of these values
+  integer,  // rows as i8 with a scale each; the exact sum of a group times its scale joins a chain over the groups
 };
+
+constexpr Math math_of(Format format) {
+  return format == Format::f32    ? Math::f32
+         : format == Format::bf16 ? Math::widened
+         : is_integer(format)     ? Math::integer
+                                  : Math::decoded;
+}
 
 struct GemmArgs {
   Math math;
+  Format format;
+  PanelScales scales;
   // Rows [row_count, depth] of f32 or bf16; row i stands at row_index[i], or at i without an index.
   const void* rows;
   DType rows_type;
@@ -58,15 +118,29 @@ struct GemmArgs {
   std::byte* scratch;  // gemm_scratch_bytes, aligned to 64
 };
 
-// For any instruction set: row tiles as f32 and a tile of sums for every row.
-constexpr std::size_t gemm_scratch_bytes(std::int64_t rows, std::int64_t padded_depth) {
-  return static_cast<std::size_t>(rows * (padded_depth + kPanel)) * sizeof(float);
+// Steps that are decoded at a time: 16 KiB of f32, half of the smallest L1.
+inline constexpr std::int64_t kDecodeDepth = 128;
+
+// For any instruction set: row tiles as f32 and a tile of sums for every row; with codes, a decoded block; for integers,
+// a tile of integer sums, a scale and a sum per group for every row, too.
+constexpr std::size_t gemm_scratch_bytes(Math math, std::int64_t rows, std::int64_t padded_depth) {
+  std::int64_t floats = rows * (padded_depth + kPanel);
+  if (math == Math::decoded || math == Math::integer) {
+    floats += kDecodeDepth * kPanel;
+  }
+  if (math == Math::integer) {
+    floats += rows * (kPanel + padded_depth / kDepth + 1);  // no group is shorter
+  }
+  return static_cast<std::size_t>(floats) * sizeof(float);
 }
 
 // What scores for balance losses add to a sum of scores before they divide by it.
 inline constexpr float kAuxEpsilon = 1e-20F;
-// Rows of scratch, each as long as the experts padded to kLanes, for routing and its gradient.
-inline constexpr std::int64_t kRouteRows = 3;
+// Up to so many experts the experts of kLanes tokens are chosen at once; the rows of all of them stay in L2.
+inline constexpr std::int32_t kLaneExperts = 1024;
+// Rows of scratch, each as long as the experts padded to kLanes, for routing and its gradient: three of a token, then two
+// for every lane.
+constexpr std::int64_t route_rows(std::int32_t experts) { return experts <= kLaneExperts ? 3 + 2 * kLanes : 3; }
 
 // Whether balance losses see the softmax of the logits.
 constexpr bool has_softmax_aux(Score score) {
@@ -89,7 +163,7 @@ struct RouteArgs {
   double* score_sum;    // [E]
   double* z_sum;
   std::int64_t* valid_count;
-  float* scratch;  // kRouteRows rows, aligned to 64
+  float* scratch;  // route_rows(experts) rows, aligned to 64
 };
 
 struct RouteBackwardArgs {

@@ -11,6 +11,7 @@ struct V {
   static constexpr int kWidth = 8;
   static constexpr int kTileRows = 6;
   static constexpr bool kHasDot = false;
+  static constexpr int kWordSteps = 2;
   // 16 registers: up to 3 rows take the whole panel (12 sums, enough chains to hide the latency), more take half of it
   // (12 sums).
   static constexpr int tile_vectors(int rows) { return rows <= 3 ? 4 : 2; }
@@ -28,26 +29,71 @@ struct V {
     const __m256i low = _mm256_srli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)), 16);
     return _mm256_castsi256_ps(_mm256_slli_epi32(low, 16));
   }
+  static R mul(R a, R b) { return _mm256_mul_ps(a, b); }
+  // NaN codes count as 480: they are not packed.
+  static void e4m3(const std::byte* words, R (&to)[4]) {
+    const __m256i all = load_words(words);
+    to[0] = widen_e4m3(_mm256_slli_epi32(all, 24));
+    to[1] = widen_e4m3(_mm256_slli_epi32(all, 16));
+    to[2] = widen_e4m3(_mm256_slli_epi32(all, 8));
+    to[3] = widen_e4m3(all);
+  }
+  static void twice_e2m1(const std::byte* words, R (&to)[8]) {
+    const __m256i all = load_words(words);
+    widen_e2m1(all, to);
+    widen_e2m1(_mm256_srli_epi32(all, 4), to + 4);
+  }
+  // Operands are pairs of 16 bits: the first and third of four steps, the second and fourth.
+  static R words(R sum, R row, R codes) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(
+        _mm256_castps_si256(sum), _mm256_madd_epi16(_mm256_castps_si256(row), _mm256_castps_si256(codes))));
+  }
+  static void bytes(const std::byte* words, R (&to)[2]) {
+    const __m256i all = load_words(words);
+    to[0] = _mm256_castsi256_ps(_mm256_and_si256(all, _mm256_set1_epi16(0xff)));
+    to[1] = _mm256_castsi256_ps(_mm256_srli_epi16(all, 8));
+  }
+  static void half_bytes(const std::byte* words, R (&to)[4]) {
+    const __m256i all = load_words(words);
+    const __m256i mask = _mm256_set1_epi16(15);
+    to[0] = _mm256_castsi256_ps(_mm256_and_si256(all, mask));
+    to[1] = _mm256_castsi256_ps(_mm256_and_si256(_mm256_srli_epi16(all, 8), mask));
+    to[2] = _mm256_castsi256_ps(_mm256_and_si256(_mm256_srli_epi16(all, 4), mask));
+    to[3] = _mm256_castsi256_ps(_mm256_srli_epi16(all, 12));
+  }
+  static void store_steps(float* to, const float* steps) {
+    const __m256i mixed =  // 0..3, 8..11, 4..7, 12..15
+        _mm256_packs_epi32(_mm256_cvtps_epi32(load(steps)), _mm256_cvtps_epi32(load(steps + kWidth)));
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm256_shuffle_epi8(_mm256_permute4x64_epi64(mixed, 0xd8), order));
+  }
+  static R difference(R a, R b) {
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+  }
   // Keeps the compiler from loading ahead, for which it would push sums onto the stack: 16 registers are full.
   static void hold_loads() { asm volatile("" ::: "memory"); }
   static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
-};
 
-// For each mask of 8 lanes: the numbers of those that are set, then zeros.
-struct PackTable {
-  alignas(16) std::uint16_t lane[256][8] = {};
-  constexpr PackTable() {
-    for (int mask = 0; mask < 256; ++mask) {
-      int count = 0;
-      for (int i = 0; i < 8; ++i) {
-        if ((mask >> i & 1) != 0) {
-          lane[mask][count++] = static_cast<std::uint16_t>(i);
-        }
-      }
-    }
+ private:
+  static __m256i load_words(const std::byte* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  // The code in the highest byte of each lane: as an f32 its exponent is 120 less.
+  static R widen_e4m3(__m256i code) {
+    const __m256i bits = _mm256_and_si256(_mm256_srai_epi32(code, 4), _mm256_set1_epi32(static_cast<int>(0x87f00000U)));
+    return _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120F));
+  }
+  // The low halves of the four bytes of each lane.
+  static void widen_e2m1(__m256i all, R* to) {
+    const __m256i twice =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    const __m256i values = _mm256_shuffle_epi8(twice, _mm256_and_si256(all, _mm256_set1_epi8(15)));
+    to[0] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(values, 24), 24));
+    to[1] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(values, 16), 24));
+    to[2] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(values, 8), 24));
+    to[3] = _mm256_cvtepi32_ps(_mm256_srai_epi32(values, 24));
   }
 };
-constexpr PackTable kPackTable;
 
 struct V16 {
   __m256 low;
@@ -60,7 +106,7 @@ struct V16 {
     const V16 loaded{_mm256_maskload_ps(p, first(count)), _mm256_maskload_ps(p + 8, first(count - 8))};
     return fill_from(loaded, count, fill);
   }
-  static V16 gather(const float* p, const std::uint16_t* numbers) {
+  static V16 gather(const float* p, const std::int32_t* numbers) {
     return {gather_half(p, numbers), gather_half(p, numbers + 8)};
   }
   // Lanes from `count` on become `fill`.
@@ -102,12 +148,8 @@ struct V16 {
     return {_mm256_and_ps(a.low, _mm256_castsi256_ps(first(count))),
             _mm256_and_ps(a.high, _mm256_castsi256_ps(first(count - 8)))};
   }
-  // 2^(n − 1) from n + 1.5 · 2^23.
-  static V16 power_below(V16 shifted) { return {power(shifted.low), power(shifted.high)}; }
-  // p · 2^n, of numbers whose product is normal.
-  static V16 times_power(V16 p, V16 shifted) {
-    return {times_power(p.low, shifted.low), times_power(p.high, shifted.high)};
-  }
+  // 2^(k / 8) from k + 1.5 · 2^23, if it is normal.
+  static V16 power_of_eighths(V16 shifted) { return {power_of_eighths(shifted.low), power_of_eighths(shifted.high)}; }
   // Lanes as integers from 0: one more where a < b.
   static V16 count_less(V16 count, V16 a, V16 b) {
     return {count_less(count.low, a.low, b.low), count_less(count.high, a.high, b.high)};
@@ -130,21 +172,16 @@ struct V16 {
   static V16 exponent(V16 a) { return {exponent(a.low), exponent(a.high)}; }
   static V16 mantissa(V16 a) { return {mantissa(a.low), mantissa(a.high)}; }
   static V16 sqrt(V16 a) { return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
+  static V16 join(__m256 low, __m256 high) { return {low, high}; }
+  // Bit i: value[i], i < 64, is at least `least`, the same in all lanes.
+  static std::uint64_t mask_at_least(const float* value, V16 least) {
+    return std::uint64_t{mask_of_half(value, least.low)} | std::uint64_t{mask_of_half(value + 32, least.low)} << 32;
+  }
   // Bit i: lane i of a is at least b's.
   static std::uint32_t at_least(V16 a, V16 b) {
     const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_GE_OQ));
     const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
     return static_cast<std::uint32_t>(low | high << 8);
-  }
-  // Numbers of kLanes elements; the next ones.
-  using Numbers = __m128i;  // the first in all lanes
-  static Numbers first_numbers() { return _mm_setzero_si128(); }
-  static Numbers next(Numbers numbers) { return _mm_add_epi16(numbers, _mm_set1_epi16(kLanes)); }
-  // Writes the numbers of the lanes of a that are at least b's, one after the other; there must be room for all 16. Returns
-  // how many they are.
-  static std::int32_t pack_at_least(std::uint16_t* to, V16 a, V16 b, Numbers numbers) {
-    const std::int32_t low = pack_at_least(to, a.low, b.low, numbers);
-    return low + pack_at_least(to + low, a.high, b.high, _mm_add_epi16(numbers, _mm_set1_epi16(8)));
   }
   // Over all lanes, none of them NaN.
   static float largest(V16 a) {
@@ -152,6 +189,17 @@ struct V16 {
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+  // The two largest of both over all lanes, no lane of `second` above `first`'s, none of them NaN.
+  static TopTwo top_two(V16 first, V16 second) {
+    const __m256 eight = _mm256_max_ps(first.low, first.high);
+    const __m256 below = _mm256_max_ps(_mm256_min_ps(first.low, first.high), _mm256_max_ps(second.low, second.high));
+    __m128 a = _mm256_castps256_ps128(eight);
+    __m128 b = _mm256_castps256_ps128(below);
+    merge(a, b, _mm256_extractf128_ps(eight, 1), _mm256_extractf128_ps(below, 1));
+    merge(a, b, _mm_movehl_ps(a, a), _mm_movehl_ps(b, b));
+    merge(a, b, _mm_movehdup_ps(a), _mm_movehdup_ps(b));
+    return {_mm_cvtss_f32(a), _mm_cvtss_f32(b)};
   }
   // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
   static float sum(V16 a) {
@@ -170,6 +218,10 @@ struct V16 {
     const __m256i mixed = _mm256_packus_epi32(round(a.low), round(a.high));  // low 0..3, high 0..3, low 4..7, high 4..7
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(mixed, 0xd8));
   }
+  // 2^(byte − 127), NaN of 255.
+  static V16 load_e8m0(const std::byte* p) { return {widen_e8m0(p), widen_e8m0(p + 8)}; }
+  // NaN of 0x7f and 0xff.
+  static V16 load_e4m3(const std::byte* p) { return {widen_e4m3(p), widen_e4m3(p + 8)}; }
   static V16 load_f16(const std::uint16_t* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
             _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
@@ -180,31 +232,39 @@ struct V16 {
   }
 
  private:
+  // Two largest of each lane: a and b, with those of c and d.
+  static void merge(__m128& a, __m128& b, __m128 c, __m128 d) {
+    b = _mm_max_ps(_mm_min_ps(a, c), _mm_max_ps(b, d));
+    a = _mm_max_ps(a, c);
+  }
+  static std::uint32_t mask_of_half(const float* value, __m256 least) {
+    __m256i reached[4];
+    for (int i = 0; i < 4; ++i) {
+      reached[i] = _mm256_castps_si256(_mm256_cmp_ps(least, _mm256_loadu_ps(value + 8 * i), _CMP_LE_OQ));
+    }
+    // Packing works on halves of 128 bits: 0..3 of each of the four, then 4..7.
+    const __m256i bytes =
+        _mm256_packs_epi16(_mm256_packs_epi32(reached[0], reached[1]), _mm256_packs_epi32(reached[2], reached[3]));
+    const __m256i ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    return static_cast<std::uint32_t>(_mm256_movemask_epi8(ordered));
+  }
   // A mask of the first `count` of 8 lanes; none below 0, all above 8.
   static __m256i first(std::int64_t count) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count < 8 ? count : 8)), lane);
   }
-  static __m256 gather_half(const float* p, const std::uint16_t* n) {
+  static __m256 gather_half(const float* p, const std::int32_t* n) {
     return _mm256_setr_ps(p[n[0]], p[n[1]], p[n[2]], p[n[3]], p[n[4]], p[n[5]], p[n[6]], p[n[7]]);
   }
-  static __m256 power(__m256 shifted) {
-    return _mm256_castsi256_ps(
-        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(126 << 23)));
-  }
-  static __m256 times_power(__m256 p, __m256 shifted) {
-    const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
-    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), power));
+  static __m256 power_of_eighths(__m256 shifted) {
+    const __m256i k = _mm256_castps_si256(shifted);
+    const __m256i table = _mm256_load_si256(reinterpret_cast<const __m256i*>(kEighths));
+    const __m256i part = _mm256_permutevar8x32_epi32(table, k);  // the low three bits count
+    return _mm256_castsi256_ps(_mm256_add_epi32(part, _mm256_slli_epi32(k, 20)));
   }
   static __m256 count_less(__m256 count, __m256 a, __m256 b) {
     const __m256i less = _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ));  // −1 where it holds
     return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(count), less));
-  }
-  static std::int32_t pack_at_least(std::uint16_t* to, __m256 a, __m256 b, __m128i numbers) {
-    const int mask = _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
-    const __m128i lanes = _mm_load_si128(reinterpret_cast<const __m128i*>(kPackTable.lane[mask]));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_add_epi16(lanes, numbers));
-    return __builtin_popcount(static_cast<unsigned>(mask));
   }
   static __m256 exponent(__m256 a) {
     const __m256i biased = _mm256_srli_epi32(_mm256_castps_si256(a), 23);
@@ -217,6 +277,21 @@ struct V16 {
   static __m256 widen(const std::uint16_t* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  }
+  static __m256 widen_e8m0(const std::byte* p) {
+    const __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    const __m256i lowest = _mm256_set1_epi32(0x400000);  // 2^-127; with the exponent of an infinity, NaN
+    const __m256i bits = _mm256_max_epi32(_mm256_slli_epi32(code, 23), lowest);
+    const __m256i nan = _mm256_and_si256(_mm256_cmpeq_epi32(code, _mm256_set1_epi32(255)), lowest);
+    return _mm256_castsi256_ps(_mm256_or_si256(bits, nan));
+  }
+  static __m256 widen_e4m3(const std::byte* p) {
+    const __m256i code = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    const __m256i bits =
+        _mm256_and_si256(_mm256_slli_epi32(code, 20), _mm256_set1_epi32(static_cast<int>(0x87f00000U)));
+    const __m256i rest = _mm256_or_si256(code, _mm256_set1_epi32(static_cast<int>(0xffffff80U)));
+    const __m256i nan = _mm256_cmpeq_epi32(rest, _mm256_set1_epi32(-1));
+    return _mm256_or_ps(_mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120F)), _mm256_castsi256_ps(nan));
   }
   // To nearest even in the low half of each lane; NaN becomes the quiet NaN of its sign.
   static __m256i round(__m256 a) {
@@ -236,6 +311,7 @@ struct V16 {
 // Parts of this file, in this order.
 // clang-format off
 #include "cpu/float_mode_x86.hpp"
+#include "cpu/lanes_x86.hpp"
 #include "cpu/kernels_inl.hpp"
 // clang-format on
 

@@ -6,7 +6,9 @@
 // Parts of this file, in this order.
 // clang-format off
 #include "cpu/no_dot_avx512.hpp"
+#include "cpu/words_avx512.hpp"
 #include "cpu/vec_avx512.hpp"
+#include "cpu/lanes_x86.hpp"
 #include "cpu/float_mode_x86.hpp"
 #include "cpu/kernels_inl.hpp"
 // clang-format on

@@ -1,4 +1,4 @@
-// AVX-512 with VNNI and BF16: bf16 pairs are multiplied by VDPBF16PS.
+// AVX-512 with VNNI and BF16: bytes are multiplied by VPDPBUSD, bf16 pairs by VDPBF16PS.
 #include <immintrin.h>
 
 #include "cpu/kernels.hpp"
@@ -19,7 +19,9 @@ struct Dot {
 
 // Parts of this file, in this order.
 // clang-format off
+#include "cpu/words_vnni.hpp"
 #include "cpu/vec_avx512.hpp"
+#include "cpu/lanes_x86.hpp"
 #include "cpu/float_mode_x86.hpp"
 #include "cpu/kernels_inl.hpp"
 #include "cpu/peak_vnni_inl.hpp"

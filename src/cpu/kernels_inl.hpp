@@ -1,7 +1,11 @@
 // The kernels' text, written once. A file per instruction set includes it after defining, in an unnamed namespace,
-//   V    the native vector of kWidth floats: load, store, broadcast, zero, fma; even and odd, which widen the first and
-//        second elements of bf16 pairs; dot of pairs, if kHasDot; prefetch and hold_loads; kTileRows and tile_vectors(rows)
+//   V    the native vector of kWidth floats: load, store, broadcast, zero, mul, fma; even and odd, which widen the first and
+//        second elements of bf16 pairs; dot of pairs, if kHasDot; prefetch and hold_loads; kTileRows and tile_vectors(rows);
+//        e4m3 and twice_e2m1, which decode 4 and 8 codes per lane; for sums of integers, in lanes of the same type: words,
+//        which adds the products of kWordSteps steps per lane, bytes and half_bytes, which make its second operand of packed
+//        codes, store_steps, which makes the first, and difference, which gives floats
 //   V16  kLanes virtual lanes for elementwise work
+//   Keys  native vectors of numbers that order experts by value, then id
 //   FloatMode  a scope of known rounding, with or without denormals
 // and then makes its table. No standard header may be included from here: code for one instruction set must not reach
 // the others.
@@ -10,12 +14,15 @@
 #include "cpu/tile_inl.hpp"
 #include "cpu/elementwise_inl.hpp"
 #include "cpu/activation_inl.hpp"
+#include "cpu/decode_inl.hpp"
+#include "cpu/quantise_inl.hpp"
 #include "cpu/gemm_inl.hpp"
 #include "cpu/score_inl.hpp"
 #include "cpu/select_inl.hpp"
 #include "cpu/row_inl.hpp"
 #include "cpu/weigh_inl.hpp"
 #include "cpu/choose_inl.hpp"
+#include "cpu/lanes_inl.hpp"
 #include "cpu/route_inl.hpp"
 #include "cpu/route_backward_inl.hpp"
 #include "cpu/histogram_inl.hpp"

@@ -50,28 +50,72 @@ struct Lanes {
 
 struct Lanes8 : Lanes<8, Lanes8> {};
 
+float from_e4m3(std::uint32_t code) { return from_bits((code & 0x80U) << 24 | (code & 0x7fU) << 20) * 0x1p120F; }
+
 struct V : Lanes8 {
   using R = Lanes8;
   static constexpr int kWidth = 8;
   static constexpr int kTileRows = 6;
   static constexpr bool kHasDot = false;
+  static constexpr int kWordSteps = 4;
   static constexpr int tile_vectors(int) { return 1; }
 
   static R zero() { return set(0.0F); }
   static R broadcast(const float* p) { return set(*p); }
   static R even(const std::byte* pairs) {
-    return make([=](int i) { return from_bits(pair(pairs, i) << 16); });
+    return make([=](int i) { return from_bits(word(pairs, i) << 16); });
   }
   static R odd(const std::byte* pairs) {
-    return make([=](int i) { return from_bits(pair(pairs, i) & 0xffff0000U); });
+    return make([=](int i) { return from_bits(word(pairs, i) & 0xffff0000U); });
+  }
+  static R mul(const R& a, const R& b) {
+    return make([&](int i) { return a.lane[i] * b.lane[i]; });
+  }
+  // NaN codes count as 480: they are not packed.
+  static void e4m3(const std::byte* words, R (&to)[4]) {
+    for (int step = 0; step < 4; ++step) {
+      to[step] = make([=](int i) { return from_e4m3(word(words, i) >> 8 * step); });
+    }
+  }
+  static void twice_e2m1(const std::byte* words, R (&to)[8]) {
+    constexpr float kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    for (int step = 0; step < 8; ++step) {
+      to[step] = make([&](int i) { return kTwice[word(words, i) >> (step % 4 * 8 + step / 4 * 4) & 15U]; });
+    }
+  }
+  static R words(const R& sum, const R& row, const R& codes) {
+    return make([&](int i) {
+      std::uint32_t total = to_bits(sum.lane[i]);
+      for (int shift = 0; shift < 32; shift += 8) {
+        const auto value = static_cast<std::int8_t>(to_bits(row.lane[i]) >> shift);
+        total += static_cast<std::uint32_t>(value) * (to_bits(codes.lane[i]) >> shift & 0xffU);
+      }
+      return from_bits(total);
+    });
+  }
+  static void bytes(const std::byte* words, R (&to)[1]) {
+    to[0] = make([=](int i) { return from_bits(word(words, i)); });
+  }
+  static void half_bytes(const std::byte* words, R (&to)[2]) {
+    to[0] = make([=](int i) { return from_bits(word(words, i) & 0x0f0f0f0fU); });
+    to[1] = make([=](int i) { return from_bits(word(words, i) >> 4 & 0x0f0f0f0fU); });
+  }
+  static void store_steps(float* to, const float* steps) {
+    for (int i = 0; i < kLanes; ++i) {
+      reinterpret_cast<std::int8_t*>(to)[i] = static_cast<std::int8_t>(steps[i]);
+    }
+  }
+  static R difference(const R& a, const R& b) {
+    return make(
+        [&](int i) { return static_cast<float>(static_cast<std::int32_t>(to_bits(a.lane[i]) - to_bits(b.lane[i]))); });
   }
   static void hold_loads() {}
   static void prefetch(const std::byte*) {}
 
  private:
-  static std::uint32_t pair(const std::byte* pairs, int i) {
+  static std::uint32_t word(const std::byte* words, int i) {
     std::uint32_t bits = 0;
-    std::memcpy(&bits, pairs + 4 * i, sizeof bits);
+    std::memcpy(&bits, words + 4 * i, sizeof bits);
     return bits;
   }
 };
@@ -83,7 +127,7 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 load_part(const float* p, std::int64_t count, float fill) {
     return make([=](int i) { return i < count ? p[i] : fill; });
   }
-  static V16 gather(const float* p, const std::uint16_t* numbers) {
+  static V16 gather(const float* p, const std::int32_t* numbers) {
     return make([=](int i) { return p[numbers[i]]; });
   }
   // Lanes from `count` on become `fill`.
@@ -125,13 +169,12 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 keep_first(const V16& a, std::int64_t count) {
     return make([&](int i) { return i < count ? a.lane[i] : 0.0F; });
   }
-  // 2^(n − 1) from n + 1.5 · 2^23.
-  static V16 power_below(const V16& shifted) {
-    return make([&](int i) { return from_bits((to_bits(shifted.lane[i]) << 23) + (126U << 23)); });
-  }
-  // p · 2^n, of numbers whose product is normal.
-  static V16 times_power(const V16& p, const V16& shifted) {
-    return make([&](int i) { return from_bits(to_bits(p.lane[i]) + (to_bits(shifted.lane[i]) << 23)); });
+  // 2^(k / 8) from k + 1.5 · 2^23, if it is normal.
+  static V16 power_of_eighths(const V16& shifted) {
+    return make([&](int i) {
+      const std::uint32_t k = to_bits(shifted.lane[i]);
+      return from_bits(kEighths[k % 8] + (k << 20));
+    });
   }
   // Lanes as integers from 0: one more where a < b.
   static V16 count_less(const V16& count, const V16& a, const V16& b) {
@@ -163,6 +206,14 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 sqrt(const V16& a) {
     return make([&](int i) { return __builtin_sqrtf(a.lane[i]); });
   }
+  // Bit i: value[i], i < 64, is at least `least`, the same in all lanes.
+  static std::uint64_t mask_at_least(const float* value, const V16& least) {
+    std::uint64_t mask = 0;
+    for (int i = 0; i < 64; ++i) {
+      mask |= value[i] >= least.lane[0] ? std::uint64_t{1} << i : 0U;
+    }
+    return mask;
+  }
   // Bit i: lane i of a is at least b's.
   static std::uint32_t at_least(const V16& a, const V16& b) {
     std::uint32_t bits = 0;
@@ -171,20 +222,6 @@ struct V16 : Lanes<kLanes, V16> {
     }
     return bits;
   }
-  // Numbers of kLanes elements; the next ones.
-  using Numbers = std::int32_t;  // the first
-  static Numbers first_numbers() { return 0; }
-  static Numbers next(Numbers numbers) { return numbers + kLanes; }
-  // Writes the numbers of the lanes of a that are at least b's, one after the other; there must be room for all 16. Returns
-  // how many they are.
-  static std::int32_t pack_at_least(std::uint16_t* to, const V16& a, const V16& b, Numbers numbers) {
-    std::int32_t count = 0;
-    for (int i = 0; i < kLanes; ++i) {
-      to[count] = static_cast<std::uint16_t>(numbers + i);
-      count += a.lane[i] >= b.lane[i] ? 1 : 0;
-    }
-    return count;
-  }
   // Over all lanes, none of them NaN.
   static float largest(const V16& a) {
     float value = a.lane[0];
@@ -192,6 +229,17 @@ struct V16 : Lanes<kLanes, V16> {
       value = a.lane[i] > value ? a.lane[i] : value;
     }
     return value;
+  }
+  // The two largest of both over all lanes, no lane of `second` above `first`'s, none of them NaN.
+  static TopTwo top_two(const V16& first, const V16& second) {
+    TopTwo top{first.lane[0], second.lane[0]};
+    for (int i = 1; i < kLanes; ++i) {
+      const float lower = first.lane[i] > top.first ? top.first : first.lane[i];
+      top.first = first.lane[i] > top.first ? first.lane[i] : top.first;
+      top.second = lower > top.second ? lower : top.second;
+      top.second = second.lane[i] > top.second ? second.lane[i] : top.second;
+    }
+    return top;
   }
   // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
   static float sum(V16 a) {
@@ -212,6 +260,20 @@ struct V16 : Lanes<kLanes, V16> {
     for (int i = 0; i < kLanes; ++i) {
       p[i] = round(a.lane[i]);
     }
+  }
+  // 2^(byte − 127), NaN of 255.
+  static V16 load_e8m0(const std::byte* p) {
+    return make([=](int i) {
+      const auto code = static_cast<std::uint32_t>(p[i]);
+      return from_bits(code == 0 ? 0x400000U : code == 255 ? 0x7fc00000U : code << 23);
+    });
+  }
+  // NaN of 0x7f and 0xff.
+  static V16 load_e4m3(const std::byte* p) {
+    return make([=](int i) {
+      const auto code = static_cast<std::uint32_t>(p[i]);
+      return (code & 0x7fU) == 0x7fU ? __builtin_nanf("") : from_e4m3(code);
+    });
   }
   static V16 load_f16(const std::uint16_t* p) {
     return make([=](int i) { return widen_f16(p[i]); });
@@ -255,6 +317,30 @@ struct V16 : Lanes<kLanes, V16> {
     return static_cast<std::uint16_t>(sign | half);
   }
 };
+
+// A number in the order of value, and the lower id first.
+struct Keys {
+  static constexpr int kWidth = 1;
+  float value;
+  std::int32_t id;
+
+  // −0 becomes 0.
+  static Keys make(const float* value, const std::int32_t* id) { return {*value + 0.0F, *id}; }
+  static bool less(Keys a, Keys b) { return a.value < b.value || (a.value == b.value && a.id > b.id); }
+  static Keys min(Keys a, Keys b) { return less(b, a) ? b : a; }
+  static Keys max(Keys a, Keys b) { return less(b, a) ? a : b; }
+  void split(float* value_out, std::int32_t* id_out) const {
+    *value_out = value;
+    *id_out = id;
+  }
+};
+
+// Columns of [kLanes][kLanes].
+inline void transpose(const float (*from)[kLanes], V16* to) {
+  for (int c = 0; c < kLanes; ++c) {
+    to[c] = V16::make([=](int i) { return from[i][c]; });
+  }
+}
 
 }  // namespace
 }  // namespace switchyard

@@ -3,17 +3,6 @@
 namespace switchyard {
 namespace {
 
-// Chosen experts of up to kLanes tokens, on their way to weights.
-struct Slots {
-  std::int32_t tokens;
-  std::int64_t t[kLanes];
-  std::int32_t id[kLanes][kChosenRoom];
-  float cutoff[kLanes];
-  SoftmaxLanes softmax;
-  SlotValues logit;
-  SlotValues weight;
-};
-
 inline void write_maps(const RouteArgs& r, std::int64_t t, const std::int32_t* id, std::int32_t count) {
   const RouteOutputs& out = *r.outputs;
   if (out.byte_map != nullptr) {
@@ -78,9 +67,7 @@ inline void write_token(const RouteArgs& r, const Slots& slots, std::int32_t lan
   const std::int32_t topk = r.options->topk;
   const std::int64_t begin = slots.t[lane] * topk;
   if (out.expert.data != nullptr) {
-    for (std::int32_t s = 0; s < topk; ++s) {
-      put_id(out.expert, begin + s, slots.id[lane][s]);
-    }
+    put_ids(out.expert, begin, slots.id[lane], topk);
   }
   if (out.weight.data != nullptr) {
     write_weights(r, slots, lane);
@@ -102,7 +89,8 @@ inline void write_padding(const RouteArgs& r, std::int64_t t) {
   const std::int64_t begin = t * r.options->topk;
   for (std::int32_t s = 0; s < r.options->topk; ++s) {
     if (out.expert.data != nullptr) {
-      put_id(out.expert, begin + s, -1);
+      const std::int32_t off = -1;
+      put_ids(out.expert, begin + s, &off, 1);
     }
     if (out.weight.data != nullptr) {
       store_some(out.weight.data, out.weight.dtype, begin + s, V16::set(0.0F), 1);
@@ -124,7 +112,7 @@ inline void write_padding(const RouteArgs& r, std::int64_t t) {
 }
 
 // Scores for balance losses, and their sums.
-inline void add_aux(const RouteArgs& r, const Row& logit, const Token& token, float* sums) {
+inline void add_aux(const RouteArgs& r, const ConstRow& logit, const Token& token, float* sums) {
   float* out = r.outputs->aux_score == nullptr ? nullptr : r.outputs->aux_score + token.t * r.experts;
   const bool over_all = has_softmax_aux(r.options->score);
   const Row score = scratch_row(r.scratch, 1, r.experts);
@@ -142,7 +130,7 @@ inline void add_aux(const RouteArgs& r, const Row& logit, const Token& token, fl
     if (out != nullptr) {
       store_some(out, DType::f32, at, share, r.experts - at);
     }
-    if (sums != nullptr) {
+    if (r.score_sum != nullptr) {
       V16::store(sums + at, V16::add(V16::load(sums + at), share));
     }
   });
@@ -150,18 +138,17 @@ inline void add_aux(const RouteArgs& r, const Row& logit, const Token& token, fl
 
 inline float log_total(const Softmax& softmax) { return softmax.largest + V16::largest(log(V16::set(softmax.total))); }
 
-// Logits → chosen experts, in the next lane of `slots`; what needs the whole row happens here.
-inline void choose_token(const RouteArgs& r, std::int64_t t, const Row& logit, float* sums, Slots& slots) {
+// Logits → chosen experts, in a lane of `slots`; what needs the whole row happens here.
+inline void choose_token(const RouteArgs& r, const Course& course, std::int64_t t, float* sums, std::int32_t lane,
+                         Slots& slots) {
   const RouterOptions& options = *r.options;
-  const std::int32_t lane = slots.tokens++;
-  const std::int64_t element = r.logits_type == DType::f32 ? 4 : 2;
+  const Row logit = scratch_row(r.scratch, 0, r.experts);
   Token token;
   token.t = t;
   token.id = slots.id[lane];
-  token.maxima =
-      load_row(options, static_cast<const std::byte*>(r.logits) + t * r.stride * element, r.logits_type, logit);
+  token.maxima = load_row(options, logits_of(r, t), r.logits_type, logit);
   token.softmax.largest = V16::largest(token.maxima);
-  choose(r, logit, token);
+  choose(r, course, logit, token);
 
   slots.t[lane] = t;
   slots.cutoff[lane] = token.cutoff;
@@ -180,32 +167,52 @@ inline void choose_token(const RouteArgs& r, std::int64_t t, const Row& logit, f
   if (r.outputs->aux_score != nullptr || r.score_sum != nullptr) {
     add_aux(r, logit, token, sums);
   }
-  for (std::int32_t s = 0; r.count != nullptr && s < options.topk; ++s) {
-    ++r.count[token.id[s]];
+}
+
+// Sums over tokens of what is known of each when its experts are chosen.
+inline void add_token(const RouteArgs& r, const Slots& slots, std::int32_t lane) {
+  for (std::int32_t s = 0; r.count != nullptr && s < r.options->topk; ++s) {
+    ++r.count[slots.id[lane][s]];
   }
   if (r.z_sum != nullptr) {
-    const double z = log_total(token.softmax);
+    const double z = log_total({slots.softmax.largest[lane], slots.softmax.total[lane]});
     *r.z_sum += z * z;
   }
 }
 
 // Chosen experts → weights and outputs.
 inline void finish(const RouteArgs& r, Slots& slots) {
+  for (std::int32_t s = 0; s < r.options->topk; ++s) {  // of equals a chosen −0 may stand for 0
+    slots.logit.store(s, without_nan(V16::add(slots.logit.load(s), V16::set(0.0F))));
+  }
   if (r.options->score != Score::sparsemixer) {
     weigh(*r.options, slots.softmax, slots.logit, slots.weight);
   }
   scale_slots(*r.options, slots.id, slots.tokens, slots.weight);
   for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
+    add_token(r, slots, lane);
     write_token(r, slots, lane);
   }
   slots.tokens = 0;
+}
+
+inline void route_slots(const RouteArgs& r, const Course& course, float* sums, Slots& slots) {
+  std::uint32_t left = (1U << slots.tokens) - 1U;
+  if (course.in_lanes && slots.tokens >= kFewestInLanes) {
+    left = choose_in_lanes(r, course, slots);
+  }
+  for (; left != 0; left &= left - 1) {
+    const std::int32_t lane = __builtin_ctz(left);
+    choose_token(r, course, slots.t[lane], sums, lane, slots);
+  }
+  finish(r, slots);
 }
 
 // Sums over tokens run in fp32 for so many tokens, then in fp64.
 constexpr std::int32_t kTokensPerSum = 64;
 
 __attribute__((noinline)) void route_tokens(const RouteArgs& r) {
-  const Row logit = scratch_row(r.scratch, 0, r.experts);
+  const Course course = course_of(r);
   const Row sums = scratch_row(r.scratch, 2, r.experts);
   Slots slots;
   slots.tokens = 0;
@@ -221,12 +228,12 @@ __attribute__((noinline)) void route_tokens(const RouteArgs& r) {
     for (std::int64_t t = begin; t < end; ++t) {
       if (r.inputs->valid != nullptr && r.inputs->valid[t] == 0) {
         write_padding(r, t);
-        continue;
+      } else {
+        slots.t[slots.tokens++] = t;
+        ++valid;
       }
-      choose_token(r, t, logit, r.score_sum == nullptr ? nullptr : sums.value, slots);
-      ++valid;
-      if (slots.tokens == kLanes) {
-        finish(r, slots);
+      if (slots.tokens == kLanes || (t + 1 == end && slots.tokens > 0)) {
+        route_slots(r, course, sums.value, slots);
       }
     }
     for (std::int32_t i = 0; r.score_sum != nullptr && i < r.experts; ++i) {
@@ -235,9 +242,6 @@ __attribute__((noinline)) void route_tokens(const RouteArgs& r) {
     if (r.valid_count != nullptr) {
       *r.valid_count += valid;
     }
-  }
-  if (slots.tokens > 0) {
-    finish(r, slots);
   }
 }
 

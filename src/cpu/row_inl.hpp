@@ -10,6 +10,16 @@ struct Row {
   std::int32_t padded;
 };
 
+// A row that is read: of scratch, or of the caller's logits.
+struct ConstRow {
+  const float* value;
+  std::int32_t size;
+  std::int32_t padded;
+
+  ConstRow(const float* value_, std::int32_t size_) : value(value_), size(size_), padded(round_to_lanes(size_)) {}
+  ConstRow(const Row& row) : ConstRow(row.value, row.size) {}
+};
+
 inline Row scratch_row(float* scratch, std::int32_t index, std::int32_t experts) {
   const std::int32_t padded = round_to_lanes(experts);
   return {scratch + static_cast<std::int64_t>(index) * padded, experts, padded};
@@ -44,21 +54,24 @@ inline V16 without_nan(V16 value) { return V16::max(value, V16::set(-__builtin_i
 template <DType kType, bool kTransform>
 inline V16 load_row_as(const RouterOptions& options, const void* logits, const Row& row) {
   V16 largest = V16::set(-__builtin_inff());
-  for (std::int32_t at = 0; at < row.size; at += kLanes) {
-    const std::int32_t left = row.size - at;
-    V16 value = left >= kLanes ? load_elements(logits, kType, at) : load_some(logits, kType, at, left);
+  const auto block = [&](std::int32_t at, V16 value, std::int64_t left) {
     if (kTransform) {
       value = transformed(options, value, at, left);
     }
     value = without_nan(value);
     V16::store(row.value + at, value);
-    if (left < kLanes) {
-      for (std::int32_t i = row.size; i < row.padded; ++i) {
-        row.value[i] = -__builtin_inff();
-      }
-      value = V16::load(row.value + at);
+    return value;
+  };
+  std::int32_t at = 0;
+  for (; at + kLanes <= row.size; at += kLanes) {
+    largest = V16::max(largest, block(at, load_elements(logits, kType, at), kLanes));
+  }
+  if (at < row.size) {
+    block(at, load_some(logits, kType, at, row.size - at), row.size - at);
+    for (std::int32_t i = row.size; i < row.padded; ++i) {
+      row.value[i] = -__builtin_inff();
     }
-    largest = V16::max(largest, value);
+    largest = V16::max(largest, V16::load(row.value + at));
   }
   return largest;
 }
@@ -91,17 +104,19 @@ inline V16 softmax_term(V16 logit, V16 largest) {
 
 inline bool is_finite(float value) { return value - value == 0.0F; }
 
-// exp(l − largest) for the total alone, with a finite largest: what lies below kLowestExp, padding included, adds up to
-// less than rounding shows beside the 1 of the largest.
-inline V16 bounded_term(V16 logit, V16 largest) { return exp_bounded(V16::sub(logit, largest)); }
+// total + exp(l − largest), with a finite largest: what lies below kLowestExp, padding included, adds up to less than
+// rounding shows beside the 1 of the largest.
+inline V16 add_bounded_term(V16 total, V16 logit, V16 largest) {
+  return add_exp_bounded(total, V16::sub(logit, largest));
+}
 
 // Σ exp(l − largest) over a row.
-inline float softmax_total(const Row& row, float largest) {
+inline float softmax_total(const ConstRow& row, float largest) {
   const V16 top = V16::set(largest);
   V16 total = V16::set(0.0F);
   if (is_finite(largest)) {
     for (std::int32_t at = 0; at < row.padded; at += kLanes) {
-      total = V16::add(total, bounded_term(V16::load(row.value + at), top));
+      total = add_bounded_term(total, V16::load(row.value + at), top);
     }
     return V16::sum(total);
   }

@@ -67,12 +67,18 @@ inline V16 sqrt_softplus(V16 x) {
                           root);
 }
 
-// sigmoid without a NaN to keep: 0 below −88, where it would not be normal.
-inline V16 logistic(V16 x) {
-  const V16 highest = V16::set(88.0F);
+// Below it the sigmoid would not be normal.
+constexpr float kLowestLogistic = -87.0F;
+
+// sigmoid(max(x, kLowestLogistic)), for NaN too: what experts are chosen by.
+inline V16 logistic_bounded(V16 x) {
   const V16 one = V16::set(1.0F);
-  const V16 value = V16::div(one, V16::add(one, exp_bounded(V16::min(negative(x), highest))));
-  return V16::choose_less(highest, negative(x), V16::set(0.0F), value);
+  return V16::div(one, add_exp_negative_bounded(one, V16::max(x, V16::set(kLowestLogistic))));
+}
+
+// sigmoid without a NaN to keep: 0 below kLowestLogistic.
+inline V16 logistic(V16 x) {
+  return V16::choose_less(x, V16::set(kLowestLogistic), V16::set(0.0F), logistic_bounded(x));
 }
 
 inline V16 sigmoid_slope(V16 x) { return V16::mul(logistic(x), logistic(negative(x))); }

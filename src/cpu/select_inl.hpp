@@ -12,41 +12,28 @@ static_assert(kMaxCandidates % kLanes == 0 && kMaxCandidates >= kMaxChosen);
 
 constexpr std::int32_t round_to_lanes(std::int32_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-// Room for ids and values: candidates and a block behind them.
-constexpr std::int32_t kChosenRoom = kMaxCandidates + kLanes;
+// Bits of a mask of elements.
+constexpr std::int32_t kMaskBits = 64;
+// Room for ids: candidates, and what is written behind them on the way.
+constexpr std::int32_t kChosenRoom = kMaxCandidates + kMaskBits;
 
-// Value descending, id ascending; behind those that were asked for, whatever else was ranked. Ids go to where they are
-// needed: read again as vectors, they would have to wait for their stores.
-struct Chosen {
-  alignas(64) float value[kChosenRoom];
-  std::int32_t* id;  // [kChosenRoom]
-};
-
-// Ids come in ascending order, so an equal value never passes an earlier one.
-struct Insertion {
-  Chosen& chosen;
-  std::int32_t most;
-  std::int32_t count = 0;
-
-  bool takes(float value) const { return count < most || value > chosen.value[most - 1]; }
-  void insert(float value, std::int32_t id) {
-    std::int32_t at = count < most ? count++ : most - 1;
-    for (; at > 0 && chosen.value[at - 1] < value; --at) {
-      chosen.value[at] = chosen.value[at - 1];
-      chosen.id[at] = chosen.id[at - 1];
-    }
-    chosen.value[at] = value;
-    chosen.id[at] = id;
-  }
-};
-
+// Ids of the `most` largest, value descending, id ascending. They come in ascending order, so an equal value never passes
+// an earlier one.
 __attribute__((noinline)) void select_by_insertion(const float* value, std::int32_t size, std::int32_t most,
-                                                   Chosen& chosen) {
-  Insertion best{chosen, most};
+                                                   std::int32_t* id) {
+  float best[kMaxChosen];
+  std::int32_t count = 0;
   for (std::int32_t i = 0; i < size; ++i) {
-    if (best.takes(value[i])) {
-      best.insert(value[i], i);
+    if (count == most && !(value[i] > best[most - 1])) {
+      continue;
     }
+    std::int32_t at = count < most ? count++ : most - 1;
+    for (; at > 0 && best[at - 1] < value[i]; --at) {
+      best[at] = best[at - 1];
+      id[at] = id[at - 1];
+    }
+    best[at] = value[i];
+    id[at] = i;
   }
 }
 
@@ -60,17 +47,16 @@ __attribute__((noinline)) void part_equals(const float* value, std::int32_t coun
 }
 
 // Places of values [count] in descending order, the lower index first: 0..count-1. Values are padded with −inf to whole
-// blocks, which come last: whole blocks have loops of few lengths, which a processor can foresee.
-inline void place(const float* value, std::int32_t count, std::int32_t* places) {
+// blocks, which come last. Each is compared with `others` of them, count or more: a processor can foresee the loops where
+// the same number comes again and again.
+inline void place(const float* value, std::int32_t count, std::int32_t others, std::int32_t* places) {
   const std::int32_t padded = round_to_lanes(count);
   std::int32_t sum = 0;
   for (std::int32_t at = 0; at < padded; at += kLanes) {
     const V16 own = V16::load(value + at);
     V16 larger = V16::set(0.0F);
-    for (std::int32_t block = 0; block < padded; block += kLanes) {
-      for (std::int32_t j = block; j < block + kLanes; ++j) {
-        larger = V16::count_less(larger, own, V16::set(value[j]));
-      }
+    for (std::int32_t j = 0; j < others; ++j) {
+      larger = V16::count_less(larger, own, V16::set(value[j]));
     }
     V16::store_count(places + at, larger);
     sum += V16::sum_count(larger);
@@ -81,20 +67,21 @@ inline void place(const float* value, std::int32_t count, std::int32_t* places) 
   }
 }
 
-// Of kGroups · kLanes classes of elements, the largest of each.
+// Of kGroups · kLanes classes of elements, the largest of each, NaN passed over.
 template <int kGroups>
 inline void class_maxima(const float* value, std::int32_t padded, V16* largest) {
   for (int g = 0; g < kGroups; ++g) {
-    largest[g] = V16::load(value + g * kLanes);
+    largest[g] = V16::set(-__builtin_inff());
   }
-  std::int32_t at = kGroups * kLanes;
+  std::int32_t at = 0;
+#pragma GCC unroll 4
   for (; at + kGroups * kLanes <= padded; at += kGroups * kLanes) {
     for (int g = 0; g < kGroups; ++g) {
-      largest[g] = V16::max(largest[g], V16::load(value + at + g * kLanes));
+      largest[g] = V16::max(V16::load(value + at + g * kLanes), largest[g]);
     }
   }
   for (; at < padded; at += kLanes) {
-    largest[0] = V16::max(largest[0], V16::load(value + at));
+    largest[0] = V16::max(V16::load(value + at), largest[0]);
   }
 }
 
@@ -138,42 +125,77 @@ inline float reached_by(const float* value, std::int32_t padded, std::int32_t mo
   return padded < 16 * kLanes ? -__builtin_inff() : reached_by<8>(value, padded, most);
 }
 
-static_assert(kMaxExperts <= 1 << 16, "candidates are numbered in 16 bits");
+// Of a mask so many bits are taken without asking whether they are set: what is not is overwritten by the next. 2 or 3 are
+// set at K = 8 and E = 256, and a branch that is guessed wrong costs as much as three more.
+constexpr std::int32_t kBitsAhead = 4;
 
-// The `most` largest of value [size], padded, 1 <= most <= size; the lower id first where they are equal. maxima: the
-// largest of the elements whose number is 0, 1, … modulo kLanes. Calls visit(block) for all blocks on the way, for work
-// that keeps other units busy; false: not for all.
+// Calls take(i, number of the i-th bit that is set) for all of them and for up to kBitsAhead, then with any number up to
+// `last`, which no bit exceeds. Returns how many they are.
+template <class Take>
+inline std::int64_t take_bits(std::uint64_t mask, std::int64_t last, const Take& take) {
+  const std::int64_t many = __builtin_popcountll(mask);
+  const std::uint64_t end = std::uint64_t{1} << last;
+  for (std::int64_t i = 0; i < kBitsAhead; ++i, mask &= mask - 1) {
+    take(i, std::int64_t{__builtin_ctzll(mask | end)});
+  }
+  for (std::int64_t i = kBitsAhead; i < many; ++i, mask &= mask - 1) {
+    take(i, std::int64_t{__builtin_ctzll(mask)});
+  }
+  return many;
+}
+
+// Numbers of the elements of value [padded] that are at least `bound`, ascending, and how many they are; more than
+// kMaxCandidates: not all. Calls visit(block) for the blocks on the way, for work that keeps other units busy.
 template <class Visit>
-inline bool select_largest(const float* value, std::int32_t size, std::int32_t most, V16 maxima, Chosen& chosen,
-                           const Visit& visit) {
-  std::uint16_t candidate[kChosenRoom];
+inline std::int32_t find_candidates(const float* value, std::int32_t padded, V16 bound, std::int32_t* candidate,
+                                    const Visit& visit) {
+  std::int64_t count = 0;
+  for (std::int64_t at = 0; at < padded && count <= kMaxCandidates; at += kMaskBits) {
+    std::uint64_t mask = 0;
+    const std::int64_t bits = padded - at < kMaskBits ? padded - at : kMaskBits;
+    for (std::int64_t bit = 0; bit < bits; bit += kLanes) {
+      const V16 block = V16::load(value + at + bit);
+      visit(block);
+      mask |= std::uint64_t{V16::at_least(block, bound)} << bit;
+    }
+    std::int32_t* to = candidate + count;
+    count += take_bits(mask, bits - 1,
+                       [&](std::int64_t i, std::int64_t bit) { to[i] = static_cast<std::int32_t>(at + bit); });
+  }
+  return static_cast<std::int32_t>(count);
+}
+
+// Candidates → ids, value descending, id ascending.
+inline void rank(const float* value, std::int32_t* candidate, std::int32_t count, std::int32_t* id) {
   alignas(64) float found[kChosenRoom];
   alignas(64) std::int32_t places[kChosenRoom];
-  const std::int32_t padded = round_to_lanes(size);
-  const V16 bound = V16::set(reached_by(value, padded, most, maxima));
-  V16::Numbers numbers = V16::first_numbers();
-  std::int32_t count = 0;
-  for (std::int32_t at = 0; at < padded; at += kLanes) {
-    const V16 block = V16::load(value + at);
-    visit(block);
-    count += V16::pack_at_least(candidate + count, block, bound, numbers);
-    numbers = V16::next(numbers);
-    if (count > kMaxCandidates) {
-      select_by_insertion(value, size, most, chosen);
-      return false;
-    }
-  }
   const std::int32_t whole = round_to_lanes(count);
-  __builtin_memset(candidate + count, 0, kLanes * sizeof(std::uint16_t));
+  __builtin_memset(candidate + count, 0, kLanes * sizeof(std::int32_t));
   for (std::int32_t at = 0; at < whole; at += kLanes) {
     const V16 values = V16::gather(value, candidate + at);
     V16::store(found + at, V16::fill_from(values, count - at, -__builtin_inff()));
   }
-  place(found, count, places);
+  place(found, count, whole, places);
   for (std::int32_t i = 0; i < whole; ++i) {
-    chosen.value[places[i]] = found[i];
-    chosen.id[places[i]] = candidate[i];
+    id[places[i]] = candidate[i];
   }
+}
+
+// Ids of the `most` largest of value [size], padded, 1 <= most <= size, value descending, id ascending; behind them whatever
+// else was ranked. maxima: the largest of the elements whose number is 0, 1, … modulo kLanes. Calls visit(block) for
+// blocks on the way; false: not for all.
+template <class Visit>
+inline bool select_largest(const float* value, std::int32_t size, std::int32_t most, V16 maxima, std::int32_t* id,
+                           const Visit& visit) {
+  std::int32_t candidate[kChosenRoom];
+  const std::int32_t padded = round_to_lanes(size);
+  const V16 bound = V16::set(reached_by(value, padded, most, maxima));
+  const std::int32_t count = find_candidates(value, padded, bound, candidate, visit);
+  if (count > kMaxCandidates) {
+    select_by_insertion(value, size, most, id);
+    return false;
+  }
+  rank(value, candidate, count, id);
   return true;
 }
 
@@ -182,31 +204,44 @@ inline float sum_of_best(const float* value, std::int32_t size, std::int32_t bes
   const float lowest = -__builtin_inff();
   float sum = 0.0F;
   if (best > 2) {
-    std::int32_t id[kChosenRoom];
-    Chosen chosen;
-    chosen.id = id;
-    select_by_insertion(value, size, best, chosen);
-    sum = chosen.value[0];
+    std::int32_t id[kMaxChosen];
+    select_by_insertion(value, size, best, id);
+    sum = value[id[0]];
     for (std::int32_t i = 1; i < best; ++i) {
-      sum += chosen.value[i];
+      sum += value[id[i]];
     }
   } else {
     V16 first = V16::set(lowest);
     V16 second = first;
-    for (std::int32_t at = 0; at < size; at += kLanes) {
-      const V16 next = at + kLanes <= size ? V16::load(value + at) : V16::load_part(value + at, size - at, lowest);
+    const auto take = [&](V16 next) {
       second = V16::max(second, V16::min(first, next));
       first = V16::max(first, next);
+    };
+    std::int32_t at = 0;
+    for (; at + kLanes <= size; at += kLanes) {
+      take(V16::load(value + at));
     }
-    sum = V16::largest(first);
-    if (best == 2) {
-      const V16 largest = V16::set(sum);
-      const std::uint32_t lanes = V16::at_least(first, largest);
-      const bool twice = (lanes & (lanes - 1)) != 0;
-      sum += twice ? sum : V16::largest(V16::choose_equal(first, largest, second, first));
+    if (at < size) {
+      take(V16::load_part(value + at, size - at, lowest));
     }
+    const TopTwo top = V16::top_two(first, second);
+    sum = best == 2 ? top.first + top.second : top.first;
   }
   return sum != sum ? lowest : sum;
+}
+
+// value [size] if it is kept, else `masked`.
+inline void mask_unless(bool kept, float* value, std::int32_t size, V16 masked) {
+  const V16 zero = V16::set(0.0F);
+  const V16 sign = V16::set(kept ? 1.0F : -1.0F);  // a branch on it would be guessed wrong as often as not
+  std::int32_t at = 0;
+  for (; at + kLanes <= size; at += kLanes) {
+    V16::store(value + at, V16::choose_less(zero, sign, V16::load(value + at), masked));
+  }
+  if (at < size) {
+    const V16 own = V16::load_part(value + at, size - at, 0.0F);
+    store_some(value, DType::f32, at, V16::choose_less(zero, sign, own, masked), size - at);
+  }
 }
 
 // Masks the experts of all but the kept_groups best groups.
@@ -220,14 +255,10 @@ inline void keep_groups(float* value, std::int32_t size, const RouterOptions& op
   for (std::int32_t g = options.groups; g < round_to_lanes(options.groups); ++g) {
     score[g] = -__builtin_inff();
   }
-  place(score, options.groups, places);
-  const float masked = options.masked_zero ? 0.0F : -__builtin_inff();
+  place(score, options.groups, options.groups, places);
+  const V16 masked = V16::set(options.masked_zero ? 0.0F : -__builtin_inff());
   for (std::int32_t g = 0; g < options.groups; ++g) {
-    if (places[g] >= options.kept_groups) {
-      for (std::int32_t i = g * members; i < (g + 1) * members; ++i) {
-        value[i] = masked;
-      }
-    }
+    mask_unless(places[g] < options.kept_groups, value + g * members, members, masked);
   }
 }
 

@@ -4,6 +4,7 @@ namespace switchyard {
 namespace {
 
 constexpr std::int64_t kBlock = 64 / sizeof(float);  // contraction steps per 64-byte line of a row tile
+constexpr std::int64_t kWordBlock = kBlock / 2;      // operands of V::words per line of a row tile of integers
 
 // Depth that is run over all row tiles before the next, so that its 128 KiB of a panel stay in half of the smallest L2
 // (512 KiB) with the next panel's share.
@@ -12,8 +13,23 @@ constexpr std::int64_t kPanelBlockBytes = 128 << 10;
 // and fit every L1 + L2.
 constexpr std::int64_t kStreamAhead = 24 << 10;
 
-constexpr std::int64_t weight_size(Math math) { return math == Math::f32 ? 4 : 2; }
 constexpr bool paired_rows(Math math) { return math == Math::bf16 && V::kHasDot; }
+
+// Rows as a tile reads them: lines, one for each row of the tile, of `depth` contraction steps and `floats` 32-bit words.
+struct Line {
+  std::int64_t depth;
+  std::int64_t floats;
+};
+constexpr Line line_of(Math math) {
+  return math == Math::integer ? Line{kWordBlock * V::kWordSteps, kWordBlock}
+         : paired_rows(math)   ? Line{2 * kBlock, kBlock}
+                               : Line{kBlock, kBlock};
+}
+// Bytes of a panel, as a tile reads it, beside such a line.
+constexpr std::int64_t line_bytes(Math math) {
+  const bool narrow = math == Math::widened || math == Math::bf16;
+  return math == Math::integer ? kWordBlock * kPanel * 4 : line_of(math).depth * kPanel * (narrow ? 2 : 4);
+}
 
 // Cache lines that a tile asks for while it computes, spread evenly over its steps.
 struct Prefetch {
@@ -92,9 +108,31 @@ inline void dot_block(V::R (&sum)[kRows][kVectors], const float* a, const std::b
   }
 }
 
+// Sums of 32-bit integers, in registers of floats as all else.
+template <int kRows, int kVectors>
+inline void word_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
+#pragma GCC unroll 4
+  for (int k = 0; k < kWordBlock; ++k) {
+    const float* words = reinterpret_cast<const float*>(panel) + k * kPanel;
+    V::R b[kVectors];
+    for (int n = 0; n < kVectors; ++n) {
+      b[n] = V::load(words + n * V::kWidth);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const V::R value = V::broadcast(a + r * kWordBlock + k);
+      for (int n = 0; n < kVectors; ++n) {
+        sum[r][n] = V::words(sum[r][n], value, b[n]);
+      }
+      V::hold_loads();
+    }
+  }
+}
+
 template <int kRows, int kVectors, Math kMath>
 inline void tile_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
-  if constexpr (kMath == Math::f32) {
+  if constexpr (kMath == Math::integer) {
+    word_block<kRows, kVectors>(sum, a, panel);
+  } else if constexpr (kMath == Math::f32) {
     f32_block<kRows, kVectors>(sum, a, panel);
   } else if constexpr (paired_rows(kMath)) {
     dot_block<kRows, kVectors>(sum, a, panel);
@@ -103,12 +141,11 @@ inline void tile_block(V::R (&sum)[kRows][kVectors], const float* a, const std::
   }
 }
 
-// sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile.
+// sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile; integers as their bits.
 template <int kRows, Math kMath>
 void tile(const float* a, const std::byte* panel, float* sums, std::int64_t blocks, bool accumulate, Prefetch ahead) {
   constexpr int kVectors = V::tile_vectors(kRows);
   constexpr int kPasses = kPanel / V::kWidth / kVectors;
-  constexpr std::int64_t kPanelStep = kBlock * kPanel * (paired_rows(kMath) ? 4 : weight_size(kMath));
   const std::int64_t lines_per_step = (ahead.lines + kPasses * blocks - 1) / (kPasses * blocks);
   for (int first = 0; first < kPanel / V::kWidth; first += kVectors) {
     V::R sum[kRows][kVectors];
@@ -122,7 +159,7 @@ void tile(const float* a, const std::byte* panel, float* sums, std::int64_t bloc
       for (std::int64_t line = 0; line < lines_per_step; ++line, ahead.from += 64) {
         V::prefetch(ahead.from);
       }
-      tile_block<kRows, kVectors, kMath>(sum, a + block * kRows * kBlock, b + block * kPanelStep);
+      tile_block<kRows, kVectors, kMath>(sum, a + block * kRows * line_of(kMath).floats, b + block * line_bytes(kMath));
     }
     for (int r = 0; r < kRows; ++r) {
       for (int n = 0; n < kVectors; ++n) {
@@ -146,7 +183,10 @@ inline Tile tile_of(std::int64_t rows) {
 inline Tile tile_of(Math math, std::int64_t rows) {
   switch (math) {
     case Math::f32:
+    case Math::decoded:
       return tile_of<Math::f32>(rows);
+    case Math::integer:
+      return tile_of<Math::integer>(rows);
     case Math::widened:
       return tile_of<Math::widened>(rows);
     default:

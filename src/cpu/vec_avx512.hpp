@@ -1,9 +1,10 @@
-// The vectors of all AVX-512 sets; part of a kernel file, see kernels_inl.hpp. The file says kHasDot.
+// The vectors of all AVX-512 sets; part of a kernel file, see kernels_inl.hpp. The file says what Dot is for pairs of bf16
+// and WordDot for integers.
 
 namespace switchyard {
 namespace {
 
-struct V : Dot {
+struct V : Dot, WordDot {
   using R = __m512;
   static constexpr int kWidth = 16;
   // 32 registers: 26 sums, 2 (f32) or 4 (bf16 pairs widened) weights, one row element, one mask.
@@ -22,8 +23,37 @@ struct V : Dot {
     return _mm512_castsi512_ps(
         _mm512_and_si512(_mm512_loadu_si512(pairs), _mm512_set1_epi32(static_cast<int>(0xffff0000U))));
   }
+  static R mul(R a, R b) { return _mm512_mul_ps(a, b); }
+  // NaN codes count as 480: they are not packed.
+  static void e4m3(const std::byte* words, R (&to)[4]) {
+    const __m512i all = _mm512_loadu_si512(words);
+    to[0] = widen_e4m3(_mm512_slli_epi32(all, 24));
+    to[1] = widen_e4m3(_mm512_slli_epi32(all, 16));
+    to[2] = widen_e4m3(_mm512_slli_epi32(all, 8));
+    to[3] = widen_e4m3(all);
+  }
+  static void twice_e2m1(const std::byte* words, R (&to)[8]) {
+    const __m512 twice = _mm512_setr_ps(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+    const __m512i all = _mm512_loadu_si512(words);
+    to[0] = _mm512_permutexvar_ps(all, twice);  // the low 4 bits of each lane choose
+    to[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 8), twice);
+    to[2] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 16), twice);
+    to[3] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 24), twice);
+    to[4] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 4), twice);
+    to[5] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 12), twice);
+    to[6] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 20), twice);
+    to[7] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 28), twice);
+  }
+  static R difference(R a, R b) {
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+  }
   static void hold_loads() {}  // 32 registers have room for what the compiler loads ahead
   static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+  // The code in the highest byte of each lane: as an f32 its exponent is 120 less.
+  static R widen_e4m3(__m512i code) {
+    const __m512i bits = _mm512_and_si512(_mm512_srai_epi32(code, 4), _mm512_set1_epi32(static_cast<int>(0x87f00000U)));
+    return _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0x1p120F));
+  }
 };
 
 struct V16 {
@@ -31,14 +61,11 @@ struct V16 {
 
   static V16 set(float a) { return {_mm512_set1_ps(a)}; }
   static V16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static V16 load_halves(const float* p, const float* q) {
-    const __m512d low = _mm512_castpd256_pd512(_mm256_castps_pd(_mm256_loadu_ps(p)));
-    return {_mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(_mm256_loadu_ps(q)), 1))};
-  }
+  static V16 load_halves(const float* p, const float* q) { return join(_mm256_loadu_ps(p), _mm256_loadu_ps(q)); }
   static V16 load_part(const float* p, std::int64_t count, float fill) {
     return {_mm512_mask_loadu_ps(_mm512_set1_ps(fill), first(count), p)};
   }
-  static V16 gather(const float* p, const std::uint16_t* n) {
+  static V16 gather(const float* p, const std::int32_t* n) {
     return {_mm512_setr_ps(p[n[0]], p[n[1]], p[n[2]], p[n[3]], p[n[4]], p[n[5]], p[n[6]], p[n[7]], p[n[8]], p[n[9]],
                            p[n[10]], p[n[11]], p[n[12]], p[n[13]], p[n[14]], p[n[15]])};
   }
@@ -68,15 +95,11 @@ struct V16 {
   static bool any_less(V16 a, V16 b) { return _mm512_cmp_ps_mask(a.all, b.all, _CMP_LT_OQ) != 0; }
   // Lanes from `count` on become 0.
   static V16 keep_first(V16 a, std::int64_t count) { return {_mm512_maskz_mov_ps(first(count), a.all)}; }
-  // 2^(n − 1) from n + 1.5 · 2^23.
-  static V16 power_below(V16 shifted) {
-    const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted.all), 23);
-    return {_mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(126 << 23)))};
-  }
-  // p · 2^n, of numbers whose product is normal.
-  static V16 times_power(V16 p, V16 shifted) {
-    const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(shifted.all), 23);
-    return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p.all), power))};
+  // 2^(k / 8) from k + 1.5 · 2^23, if it is normal.
+  static V16 power_of_eighths(V16 shifted) {
+    const __m512i k = _mm512_castps_si512(shifted.all);
+    const __m512i part = _mm512_permutexvar_epi32(k, _mm512_load_si512(kEighths));  // the low four bits count
+    return {_mm512_castsi512_ps(_mm512_add_epi32(part, _mm512_slli_epi32(k, 20)))};
   }
   // Lanes as integers from 0: one more where a < b.
   static V16 count_less(V16 count, V16 a, V16 b) {
@@ -105,26 +128,38 @@ struct V16 {
     return {_mm512_castsi512_ps(_mm512_or_si512(fraction, _mm512_set1_epi32(0x3f800000)))};
   }
   static V16 sqrt(V16 a) { return {_mm512_sqrt_ps(a.all)}; }
+  static V16 join(__m256 low, __m256 high) {
+    const __m512d first = _mm512_castpd256_pd512(_mm256_castps_pd(low));
+    return {_mm512_castpd_ps(_mm512_insertf64x4(first, _mm256_castps_pd(high), 1))};
+  }
+  // Bit i: value[i], i < 64, is at least `least`, the same in all lanes.
+  static std::uint64_t mask_at_least(const float* value, V16 least) {
+    std::uint64_t mask = 0;
+    for (int i = 0; i < 64; i += kLanes) {
+      mask |= std::uint64_t{at_least(load(value + i), least)} << i;
+    }
+    return mask;
+  }
   // Bit i: lane i of a is at least b's.
   static std::uint32_t at_least(V16 a, V16 b) { return _mm512_cmp_ps_mask(a.all, b.all, _CMP_GE_OQ); }
-  // Numbers of kLanes elements; the next ones.
-  using Numbers = __m512i;
-  static Numbers first_numbers() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
-  static Numbers next(Numbers numbers) { return _mm512_add_epi32(numbers, _mm512_set1_epi32(kLanes)); }
-  // Writes the numbers of the lanes of a that are at least b's, one after the other; there must be room for all 16. Returns
-  // how many they are.
-  static std::int32_t pack_at_least(std::uint16_t* to, V16 a, V16 b, Numbers numbers) {
-    const __mmask16 mask = _mm512_cmp_ps_mask(a.all, b.all, _CMP_GE_OQ);
-    const __m512i packed = _mm512_maskz_compress_epi32(mask, numbers);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(packed));
-    return __builtin_popcount(mask);
-  }
   // Over all lanes, none of them NaN.
   static float largest(V16 a) {
     const __m256 eight = _mm256_max_ps(low(a), high(a));
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+  // The two largest of both over all lanes, no lane of `second` above `first`'s, none of them NaN.
+  static TopTwo top_two(V16 first, V16 second) {
+    const __m256 eight = _mm256_max_ps(low(first), high(first));
+    const __m256 below =
+        _mm256_max_ps(_mm256_min_ps(low(first), high(first)), _mm256_max_ps(low(second), high(second)));
+    __m128 a = _mm256_castps256_ps128(eight);
+    __m128 b = _mm256_castps256_ps128(below);
+    merge(a, b, _mm256_extractf128_ps(eight, 1), _mm256_extractf128_ps(below, 1));
+    merge(a, b, _mm_movehl_ps(a, a), _mm_movehl_ps(b, b));
+    merge(a, b, _mm_movehdup_ps(a), _mm_movehdup_ps(b));
+    return {_mm_cvtss_f32(a), _mm_cvtss_f32(b)};
   }
   // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
   static float sum(V16 a) {
@@ -142,6 +177,21 @@ struct V16 {
   static void store_bf16(std::uint16_t* p, V16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(round(a.all)));
   }
+  // 2^(byte − 127), NaN of 255.
+  static V16 load_e8m0(const std::byte* p) {
+    const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m512i bits = _mm512_max_epi32(_mm512_slli_epi32(code, 23), _mm512_set1_epi32(0x400000));  // 2^-127
+    const __mmask16 nan = _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(255));
+    return {_mm512_castsi512_ps(_mm512_mask_blend_epi32(nan, bits, _mm512_set1_epi32(0x7fc00000)))};
+  }
+  // NaN of 0x7f and 0xff.
+  static V16 load_e4m3(const std::byte* p) {
+    const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m512i rest = _mm512_and_si512(code, _mm512_set1_epi32(0x7f));
+    const __mmask16 nan = _mm512_cmpeq_epi32_mask(rest, _mm512_set1_epi32(0x7f));
+    const __m512 value = V::widen_e4m3(_mm512_slli_epi32(code, 24));
+    return {_mm512_mask_blend_ps(nan, value, _mm512_set1_ps(__builtin_nanf("")))};
+  }
   static V16 load_f16(const std::uint16_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
   }
@@ -150,6 +200,11 @@ struct V16 {
   }
 
  private:
+  // Two largest of each lane: a and b, with those of c and d.
+  static void merge(__m128& a, __m128& b, __m128 c, __m128 d) {
+    b = _mm_max_ps(_mm_min_ps(a, c), _mm_max_ps(b, d));
+    a = _mm_max_ps(a, c);
+  }
   static __m256 low(V16 a) { return _mm512_castps512_ps256(a.all); }
   static __m256 high(V16 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.all), 1)); }
   static __mmask16 first(std::int64_t count) {

@@ -185,8 +185,8 @@ inline std::int32_t first_slot(const float* logit, const std::int32_t* id) {
 
 // The softmax of one of the two over the experts whose logits are not too far below it. It runs over a copy of the row
 // with the others masked, which is left in `masked`.
-inline Softmax sparsemixer_softmax(const RouterOptions& options, const Row& logit, float own, std::int32_t excluded,
-                                   const Row& masked) {
+inline Softmax sparsemixer_softmax(const RouterOptions& options, const ConstRow& logit, float own,
+                                   std::int32_t excluded, const Row& masked) {
   const V16 m = V16::set(own);
   const V16 lowest = V16::set(-__builtin_inff());
   const V16 border = V16::set(2.0F * options.jitter);
@@ -206,7 +206,7 @@ inline Softmax sparsemixer_softmax(const RouterOptions& options, const Row& logi
 
 // Calls each(slot, softmax) for the two slots of a token, with the softmax of the slot and its masked row in `masked`.
 template <class Each>
-inline void for_sparsemixer_slots(const RouterOptions& options, const Row& logit, const std::int32_t* id,
+inline void for_sparsemixer_slots(const RouterOptions& options, const ConstRow& logit, const std::int32_t* id,
                                   const Row& masked, const Each& each) {
   const float chosen[2] = {logit.value[id[0]], logit.value[id[1]]};
   const std::int32_t first = first_slot(chosen, id);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "experts/packed.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 
 namespace switchyard {
@@ -12,6 +13,9 @@ namespace {
 
 constexpr const char* kActivations[] = {"silu",         "gelu",         "gelu_tanh",  "relu",      "relu_squared",
                                         "silu_clamped", "silu_limited", "swiglu_oai", "softcapped"};
+
+constexpr const char* kFormatNames[] = {"f32", "bf16", "int8", "int4", "fp8", "mxfp4", "mxfp8", "nvfp4"};
+static_assert(std::size(kFormatNames) == kFormats);
 
 bool is_positive(float value) { return value > 0 && std::isfinite(value); }
 
@@ -94,7 +98,18 @@ void pack_expert(ExpertWeights::Packed& packed, std::int32_t expert, const Exper
 
 }  // namespace
 
-const char* format_name(Format format) noexcept { return format == Format::f32 ? "f32" : "bf16"; }
+const char* format_name(Format format) noexcept {
+  const auto index = static_cast<std::size_t>(format);
+  return index < std::size(kFormatNames) ? kFormatNames[index] : "unknown";
+}
+
+double format_bytes(Format format) noexcept {
+  constexpr std::int64_t kDeep = std::int64_t{1} << 40;
+  const PanelScales scales = scales_like(format, {}, kDeep, kDeep);
+  const double of_scales =
+      scales.group == 0 ? 0 : static_cast<double>(scales.size()) / static_cast<double>(scales.group);
+  return static_cast<double>(code_bits(format)) / 8 + of_scales;
+}
 
 const char* activation_name(Activation activation) noexcept {
   switch (activation) {
@@ -120,17 +135,27 @@ const char* activation_name(Activation activation) noexcept {
   return "unknown";
 }
 
-ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
-                             const std::function<ExpertTensors(std::int32_t)>& tensors, const Threads& threads)
-    : packed_(std::make_unique<Packed>()) {
+ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format) : packed_(std::make_unique<Packed>()) {
   check_shape(shape);
-  if (format != Format::f32 && format != Format::bf16) {
-    fail(Code::invalid_argument, "experts: found format {}, expected f32 (0) or bf16 (1)", static_cast<int>(format));
+  if (static_cast<std::uint32_t>(format) >= static_cast<std::uint32_t>(kFormats)) {
+    fail(Code::invalid_argument, "experts: found format {}, expected f32 (0) .. nvfp4 ({})", static_cast<int>(format),
+         kFormats - 1);
   }
   packed_->shape = shape;
   packed_->format = format;
   packed_->up = PackedMatrices(shape.experts, shape.ffn, shape.hidden, shape.function.gated, format);
   packed_->down = PackedMatrices(shape.experts, shape.hidden, shape.ffn, false, format);
+}
+
+ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
+                             const std::function<ExpertTensors(std::int32_t)>& tensors, const Threads& threads)
+    : ExpertWeights(shape, format) {
+  pack_experts(*packed_, tensors, threads);
+}
+
+void pack_experts(ExpertWeights::Packed& packed, const std::function<ExpertTensors(std::int32_t)>& tensors,
+                  const Threads& threads) {
+  const ExpertShape& shape = packed.shape;
   ExpertTensors first;
   for (std::int32_t expert = 0; expert < shape.experts; ++expert) {
     ExpertTensors from = tensors(expert);
@@ -144,9 +169,9 @@ ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
     }
     check_tensors(expert, from, first);
     if (expert == 0) {
-      make_biases(*packed_, first);
+      make_biases(packed, first);
     }
-    pack_expert(*packed_, expert, from, threads);
+    pack_expert(packed, expert, from, threads);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/parallel_for.hpp"
+#include "switchyard/probe.hpp"
 
 namespace switchyard {
 namespace {
@@ -14,66 +15,119 @@ constexpr std::int64_t kPiecesPerThread = 32;
 // per byte).
 constexpr std::int64_t kPanelCost = 8;
 
-// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (24 KiB ahead), many times.
+// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (24 KiB ahead),
+// many times.
 constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
 
-std::int64_t row_pieces(std::int64_t rows) { return (rows + kMaxGemmRows - 1) / kMaxGemmRows; }
+// However small the caches are: two tiles of 13 rows, so that a panel is read from memory for more than one.
+constexpr std::int64_t kFewestRows = 26;
 
-// Cuts the rows of each matrix into as few equal parts as the kernels take, and the panels so that every piece costs
-// about the same.
-std::int64_t cut(const GroupedGemm& gemm, int threads, Piece* pieces) {
-  const std::int64_t panels = gemm.weights->panels();
-  std::int64_t total = 0;
-  for (std::int32_t e = 0; e < gemm.count; ++e) {
-    const std::int64_t rows = gemm.offset[e + 1] - gemm.offset[e];
-    total += rows + row_pieces(rows) * kPanelCost;
+// Every panel passes all rows of its piece: they stay in half of a core's part of the last cache, or in half of its own.
+std::int64_t tile_bytes() {
+  const Caches& caches = processor_caches();
+  const std::size_t part = caches.l3_bytes / static_cast<std::size_t>(caches.l3_cores);
+  return static_cast<std::int64_t>(std::max(part, caches.l2_bytes) / 2);
+}
+
+// Rows of a piece, as f32, which is the most they take.
+std::int64_t row_limit(const GroupedMemory& memory, std::int64_t padded_depth) {
+  const std::int64_t row_bytes = padded_depth * static_cast<std::int64_t>(sizeof(float));
+  return std::clamp(memory.tile_bytes / row_bytes, kFewestRows, kMaxGemmRows);
+}
+
+// How one GEMM is cut.
+struct Cut {
+  const GroupedGemm& gemm;
+  std::int64_t limit;  // rows of a piece
+
+  Cut(const GroupedGemm& of, const GroupedMemory& memory)
+      : gemm(of), limit(row_limit(memory, of.weights->padded_depth())) {}
+
+  std::int64_t parts(std::int64_t rows) const { return (rows + limit - 1) / limit; }
+  // Of `rows` in so many parts, times all panels.
+  std::int64_t cost(std::int64_t rows, std::int64_t parts) const {
+    return (rows + parts * kPanelCost) * gemm.weights->panels() * gemm.weights->padded_depth();
   }
+  std::int64_t total() const {
+    std::int64_t sum = 0;
+    for (std::int32_t e = 0; e < gemm.count; ++e) {
+      const std::int64_t rows = gemm.offset[e + 1] - gemm.offset[e];
+      sum += cost(rows, parts(rows));
+    }
+    return sum;
+  }
+  // Cuts the rows of each matrix into as few equal parts as the kernels and the caches take, and the panels so that no
+  // piece costs more than `target`.
+  Piece* make_pieces(std::int32_t index, std::int64_t target, Piece* to) const;
+};
+
+Piece* Cut::make_pieces(std::int32_t index, std::int64_t target, Piece* to) const {
+  const std::int64_t panels = gemm.weights->panels();
   const std::int64_t most_splits = std::max<std::int64_t>(1, panels * gemm.weights->panel_bytes() / kPieceBytes);
-  const std::int64_t target = total * panels / (threads * kPiecesPerThread) + 1;
-  std::int64_t count = 0;
   for (std::int32_t e = 0; e < gemm.count; ++e) {
     const std::int64_t begin = gemm.offset[e];
     const std::int64_t rows = gemm.offset[e + 1] - begin;
-    const std::int64_t parts = row_pieces(rows);
-    for (std::int64_t part = 0; part < parts; ++part) {
-      const std::int64_t from = begin + part * rows / parts;
-      const std::int64_t to = begin + (part + 1) * rows / parts;
-      const std::int64_t cost = (to - from + kPanelCost) * panels;
-      const std::int64_t splits = std::min({panels, most_splits, (cost + target - 1) / target});
+    const std::int64_t count = parts(rows);
+    for (std::int64_t part = 0; part < count; ++part) {
+      const std::int64_t from = begin + part * rows / count;
+      const std::int64_t until = begin + (part + 1) * rows / count;
+      const std::int64_t splits = std::min({panels, most_splits, (cost(until - from, 1) + target - 1) / target});
       for (std::int64_t split = 0; split < splits; ++split) {
-        pieces[count++] = {e, from, to, split * panels / splits, (split + 1) * panels / splits};
+        *to++ = {index, e, from, until, split * panels / splits, (split + 1) * panels / splits};
       }
     }
   }
-  return count;
+  return to;
+}
+
+// Returns the number of pieces.
+std::int64_t cut(std::span<const GroupedGemm> gemms, int threads, const GroupedMemory& memory) {
+  std::int64_t total = 0;
+  for (const GroupedGemm& gemm : gemms) {
+    total += Cut(gemm, memory).total();
+  }
+  const std::int64_t target = total / (threads * kPiecesPerThread) + 1;
+  Piece* to = memory.pieces;
+  for (std::size_t i = 0; i < gemms.size(); ++i) {
+    to = Cut(gemms[i], memory).make_pieces(static_cast<std::int32_t>(i), target, to);
+  }
+  return to - memory.pieces;
 }
 
 // Every part of rows yields at most cost / target + 1 pieces, and all costs together are at most target · threads ·
 // kPiecesPerThread.
 std::int64_t max_pieces(std::int64_t rows, std::int32_t count, int threads) {
-  return threads * kPiecesPerThread + std::min<std::int64_t>(rows, count) + rows / kMaxGemmRows;
+  return threads * kPiecesPerThread + std::min<std::int64_t>(rows, count) + rows / kFewestRows;
 }
 
 }  // namespace
 
-GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::int64_t padded_depth,
-                            int threads) {
+std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows) {
+  return gemm_scratch_bytes(math_of(weights.format()), std::min(rows, kMaxGemmRows), weights.padded_depth());
+}
+
+GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads) {
   GroupedMemory memory{};
-  memory.scratch_bytes = gemm_scratch_bytes(std::min(rows, kMaxGemmRows), padded_depth);
+  memory.tile_bytes = tile_bytes();
+  memory.scratch_bytes = (scratch + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
   memory.pieces = carver.take<Piece>(max_pieces(rows, count, threads));
   memory.scratch = carver.take<std::byte>(static_cast<std::int64_t>(memory.scratch_bytes) * threads);
   return memory;
 }
 
-void run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Kernels& kernels, const Threads& threads) {
-  const PackedMatrices& weights = *gemm.weights;
-  const std::int64_t pieces = cut(gemm, threads.count(), memory.pieces);
-  const std::int64_t out_bytes = weights.out_width() * static_cast<std::int64_t>(dtype_bytes(gemm.out_type));
-  const std::int64_t row_bytes = gemm.rows.stride * static_cast<std::int64_t>(dtype_bytes(gemm.rows.dtype));
+void run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory, const Kernels& kernels,
+                 const Threads& threads) {
+  const std::int64_t pieces = cut(gemms, threads.count(), memory);
   parallel_for(threads, pieces, [&](std::int64_t item, int worker) {
     const Piece& piece = memory.pieces[item];
+    const GroupedGemm& gemm = gemms[static_cast<std::size_t>(piece.gemm)];
+    const PackedMatrices& weights = *gemm.weights;
+    const std::int64_t out_bytes = weights.out_width() * static_cast<std::int64_t>(dtype_bytes(gemm.out_type));
+    const std::int64_t row_bytes = gemm.rows.stride * static_cast<std::int64_t>(dtype_bytes(gemm.rows.dtype));
     GemmArgs args{};
     args.math = gemm.math;
+    args.format = weights.format();
+    args.scales = weights.scales();
     args.rows = gemm.row_index != nullptr ? gemm.rows.data
                                           : static_cast<const std::byte*>(gemm.rows.data) + piece.row_begin * row_bytes;
     args.rows_type = gemm.rows.dtype;

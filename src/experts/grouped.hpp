@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "cpu/kernels.hpp"
 #include "experts/packed.hpp"
@@ -26,6 +27,7 @@ struct GroupedGemm {
 
 // Work for one thread: rows of one matrix times some of its panels.
 struct Piece {
+  std::int32_t gemm;
   std::int32_t matrix;
   std::int64_t row_begin;
   std::int64_t row_end;
@@ -34,15 +36,25 @@ struct Piece {
 };
 
 struct GroupedMemory {
+  std::int64_t tile_bytes;  // of rows that a piece may have: what a core keeps of them while it walks the panels
   Piece* pieces;
   std::byte* scratch;  // [threads, scratch_bytes]
   std::size_t scratch_bytes;
 };
 
-// Memory for any GroupedGemm of up to `rows` rows and `padded_depth`, over `count` matrices.
-GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::int64_t padded_depth,
-                            int threads);
+// What a thread needs for up to `rows` rows times `weights`.
+std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows);
 
-void run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Kernels& kernels, const Threads& threads);
+// Memory for any GroupedGemms of up to `rows` rows over `count` matrices, those of one call together, whose threads need up
+// to `scratch`.
+GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads);
+
+// All of them from one queue of pieces; none reads what another one writes.
+void run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory, const Kernels& kernels,
+                 const Threads& threads);
+inline void run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Kernels& kernels,
+                        const Threads& threads) {
+  run_grouped(std::span(&gemm, 1), memory, kernels, threads);
+}
 
 }  // namespace switchyard

@@ -1,6 +1,7 @@
 #include "switchyard/layer.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "cpu/parallel_for.hpp"
 #include "fail.hpp"
@@ -10,10 +11,7 @@ namespace switchyard {
 namespace {
 
 Math math_of(const LayerOptions& options) {
-  if (options.format == Format::f32) {
-    return Math::f32;
-  }
-  return options.activations == DType::bf16 ? Math::bf16 : Math::widened;
+  return options.activations == DType::bf16 ? Math::bf16 : math_of(options.format);
 }
 
 std::int64_t size_of(DType dtype) { return static_cast<std::int64_t>(dtype_bytes(dtype)); }
@@ -40,8 +38,12 @@ struct ExpertRows {
   float* out;
 };
 
-void run_experts(const ExpertRows& rows, ConstMatrix x, const LayerOptions& options, const GroupedMemory& memory,
-                 const Kernels& kernels) {
+struct ExpertGemms {
+  GroupedGemm up;
+  GroupedGemm down;
+};
+
+ExpertGemms gemms_of(const ExpertRows& rows, ConstMatrix x, const LayerOptions& options) {
   const ExpertWeights::Packed& weights = *rows.weights;
   GroupedGemm up;
   up.weights = &weights.up;
@@ -54,7 +56,6 @@ void run_experts(const ExpertRows& rows, ConstMatrix x, const LayerOptions& opti
   up.function = &weights.shape.function;
   up.out = rows.h;
   up.out_type = options.activations;
-  run_grouped(up, memory, kernels, options.threads);
 
   GroupedGemm down;
   down.weights = &weights.down;
@@ -64,7 +65,7 @@ void run_experts(const ExpertRows& rows, ConstMatrix x, const LayerOptions& opti
   down.rows = {rows.h, options.activations, rows.offset[weights.shape.experts], weights.shape.ffn};
   down.rows.stride = weights.up.out_width();
   down.out = rows.out;
-  run_grouped(down, memory, kernels, options.threads);
+  return {up, down};
 }
 
 // out [T, out_width] = x · weightsᵀ + bias.
@@ -81,12 +82,23 @@ void run_linear(const PackedMatrices& weights, ConstMatrix x, Math math, float* 
   run_grouped(gemm, memory, kernels, parts.options.threads);
 }
 
-void run_shared(const Layer::Parts& parts, ConstMatrix x, const ChunkMemory& memory, const Kernels& kernels) {
-  const std::int64_t offset[] = {0, x.rows};
-  run_experts({&parts.shared->packed(), offset, nullptr, nullptr, memory.shared_h, memory.shared_out}, x, parts.options,
-              memory.grouped, kernels);
+// Routed experts and the shared one from the same two queues; the shared expert reads the tokens as they are.
+void run_experts(const Layer::Parts& parts, const ExpertRows& routed, ConstMatrix routed_x, ConstMatrix tokens,
+                 const ChunkMemory& memory, const Kernels& kernels) {
+  const Threads& threads = parts.options.threads;
+  const ExpertGemms first = gemms_of(routed, routed_x, parts.options);
+  if (!parts.shared) {
+    run_grouped(first.up, memory.grouped, kernels, threads);
+    run_grouped(first.down, memory.grouped, kernels, threads);
+    return;
+  }
+  const std::int64_t offset[] = {0, tokens.rows};
+  const ExpertGemms second = gemms_of(
+      {&parts.shared->packed(), offset, nullptr, nullptr, memory.shared_h, memory.shared_out}, tokens, parts.options);
+  run_grouped(std::array{first.up, second.up}, memory.grouped, kernels, threads);
+  run_grouped(std::array{first.down, second.down}, memory.grouped, kernels, threads);
   if (!parts.shared_gate.empty()) {
-    run_linear(parts.shared_gate, x, Math::f32, memory.gate_logits, parts, memory.grouped, kernels);
+    run_linear(parts.shared_gate, tokens, Math::f32, memory.gate_logits, parts, memory.grouped, kernels);
   }
 }
 
@@ -206,11 +218,8 @@ void run_chunks(const Layer::Parts& parts, ConstMatrix x, Routing routing, Matri
     const Plan plan =
         build_plan(expert, count, routing.topk, parts.experts.shape().experts, chunk.plan, parts.options.threads);
     const float* row_scale = scale_rows(parts, plan, weight, chunk);
-    run_experts({&parts.experts.packed(), plan.offset, plan.row_to_token, row_scale, chunk.h, chunk.out},
-                enter_latent(parts, tokens, chunk, kernels), parts.options, chunk.grouped, kernels);
-    if (parts.shared) {
-      run_shared(parts, tokens, chunk, kernels);
-    }
+    run_experts(parts, {&parts.experts.packed(), plan.offset, plan.row_to_token, row_scale, chunk.h, chunk.out},
+                enter_latent(parts, tokens, chunk, kernels), tokens, chunk, kernels);
     CombineArgs sums = slots_of(parts, plan, weight, tokens, chunk);
     if (!parts.latent_in.empty()) {
       sums = leave_latent(sums, parts, chunk, kernels);

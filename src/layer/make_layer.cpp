@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "cuda/cuda.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 #include "layer/parts.hpp"
 
@@ -19,15 +20,12 @@ void check_options(const LayerOptions& options) {
     fail(Code::invalid_argument, "layer: found activations {} with weights {}, expected f32, or bf16 with bf16",
          dtype_name(options.activations), format_name(options.format));
   }
-  if (options.router != DType::f32 && options.router != DType::bf16) {
-    fail(Code::invalid_argument, "layer: found a router in {}, expected f32 or bf16", dtype_name(options.router));
+  if (options.router && options.router != DType::f32 && options.router != DType::bf16) {
+    fail(Code::invalid_argument, "layer: found a router in {}, expected f32 or bf16", dtype_name(*options.router));
   }
 }
 
 void check_weights(const LayerWeights& weights) {
-  if (!weights.expert) {
-    fail(Code::invalid_argument, "layer: found no function for the experts' tensors, expected one");
-  }
   if (weights.identity_experts < 0 || weights.identity_experts > std::int64_t{kMaxExperts} - weights.experts) {
     fail(Code::invalid_argument, "layer: found {} identity experts beside {} experts, expected 0 and up to {} together",
          weights.identity_experts, weights.experts, kMaxExperts);
@@ -48,27 +46,38 @@ void check_weights(const LayerWeights& weights) {
   }
 }
 
+DType router_type(const LayerWeights& weights, const LayerOptions& options) {
+  if (options.router) {
+    return *options.router;
+  }
+  const bool all_bf16 = options.activations == DType::bf16 && weights.router.dtype == DType::bf16;
+  return weights.narrow_router && all_bf16 ? DType::bf16 : DType::f32;
+}
+
 // Empty without data.
-PackedMatrices pack_one(const WeightView& view, const char* what, std::int64_t features, std::int64_t depth,
-                        Format format, const Threads& threads) {
+PackedMatrices plan_one(const WeightView& view, const char* what, std::int64_t features, std::int64_t depth,
+                        Format format) {
   if (view.data == nullptr) {
     return {};
   }
   check_weight(view, what);
-  PackedMatrices packed(1, features, depth, false, format);
-  packed.pack(0, view, {}, threads);
-  return packed;
+  return {1, features, depth, false, format};
 }
 
-PackedMatrices pack_linear(const WeightView& view, const WeightView& bias, const char* what, const char* bias_what,
-                           std::int64_t features, std::int64_t depth, const LayerOptions& options) {
-  PackedMatrices packed = pack_one(view, what, features, depth, options.format, options.threads);
+void pack_one(PackedMatrices& packed, const WeightView& view, const Threads& threads) {
+  if (!packed.empty()) {
+    packed.pack(0, view, {}, threads);
+  }
+}
+
+void pack_linear(PackedMatrices& packed, const WeightView& view, const WeightView& bias, const char* bias_what,
+                 const Threads& threads) {
+  pack_one(packed, view, threads);
   if (bias.data != nullptr) {
     check_weight(bias, bias_what);
     packed.make_bias();
     packed.pack_bias(0, bias, {});
   }
-  return packed;
 }
 
 std::vector<float> make_output_bias(const WeightView& view, std::int64_t hidden) {
@@ -83,49 +92,73 @@ std::vector<float> make_output_bias(const WeightView& view, std::int64_t hidden)
   return bias;
 }
 
-std::optional<ExpertWeights> make_shared(const LayerWeights& weights, const LayerOptions& options) {
+std::optional<ExpertWeights> plan_shared(const LayerWeights& weights, const LayerOptions& options) {
   if (weights.shared_ffn == 0) {
     return std::nullopt;
   }
-  const ExpertShape shape{1, weights.hidden, weights.shared_ffn, weights.shared_function};
-  return ExpertWeights(
-      shape, options.format, [&](std::int32_t) { return weights.shared; }, options.threads);
+  return ExpertWeights({1, weights.hidden, weights.shared_ffn, weights.shared_function}, options.format);
 }
 
 }  // namespace
 
 const char* path_name(Path /*path*/) noexcept { return "grouped"; }
 
-Layer::Layer(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options) {
+Layer::Parts plan_parts(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options) {
   check_options(options);
   check_weights(weights);
-  const std::int64_t inner = weights.latent > 0 ? weights.latent : weights.hidden;
-  const ExpertShape shape{weights.experts, inner, weights.ffn, weights.function};
-  ExpertWeights experts(shape, options.format, weights.expert, options.threads);
-  auto parts = Parts{.hidden = weights.hidden,
-                     .options = options,
-                     .router = make_router(weights.router, weights.experts + weights.identity_experts, weights.hidden,
-                                           router, options.router, options.threads),
-                     .experts = std::move(experts),
-                     .identity_experts = weights.identity_experts,
-                     .weight_on_input = weights.weight_on_input,
-                     .shared = make_shared(weights, options),
-                     .shared_gate = {},
-                     .shared_scale = weights.shared_scale,
-                     .latent_in = {},
-                     .latent_out = {},
-                     .output_bias = make_output_bias(weights.output_bias, weights.hidden)};
+  LayerOptions kept = options;
+  kept.router = router_type(weights, options);
+  const bool latent = weights.latent > 0;
+  const ExpertShape shape{weights.experts, latent ? weights.latent : weights.hidden, weights.ffn, weights.function};
+  ExpertWeights experts(shape, options.format);
+  auto parts = Layer::Parts{.hidden = weights.hidden,
+                            .options = kept,
+                            .router = make_router(weights.router, weights.experts + weights.identity_experts,
+                                                  weights.hidden, router, *kept.router),
+                            .experts = std::move(experts),
+                            .identity_experts = weights.identity_experts,
+                            .weight_on_input = weights.weight_on_input,
+                            .shared = plan_shared(weights, options),
+                            .shared_gate = {},
+                            .shared_scale = weights.shared_scale,
+                            .latent_in = {},
+                            .latent_out = {},
+                            .output_bias = make_output_bias(weights.output_bias, weights.hidden)};
   if (parts.shared) {
-    parts.shared_gate = pack_one(weights.shared_gate, "shared gate", 1, weights.hidden, Format::f32, options.threads);
+    parts.shared_gate = plan_one(weights.shared_gate, "shared gate", 1, weights.hidden, Format::f32);
   }
-  if (weights.latent > 0) {
-    parts.latent_in = pack_linear(weights.latent_in, weights.latent_in_bias, "latent_in", "latent_in bias",
-                                  weights.latent, weights.hidden, options);
-    parts.latent_out = pack_linear(weights.latent_out, weights.latent_out_bias, "latent_out", "latent_out bias",
-                                   weights.hidden, weights.latent, options);
+  if (latent) {
+    parts.latent_in = plan_one(weights.latent_in, "latent_in", weights.latent, weights.hidden, options.format);
+    parts.latent_out = plan_one(weights.latent_out, "latent_out", weights.hidden, weights.latent, options.format);
   }
+  return parts;
+}
+
+void pack_parts(Layer::Parts& parts, const LayerWeights& weights) {
+  if (!weights.expert) {
+    fail(Code::invalid_argument, "layer: found no function for the experts' tensors, expected one");
+  }
+  const Threads& threads = parts.options.threads;
+  pack_experts(parts.experts.packed(), weights.expert, threads);
+  pack_one(parts.router.weight, weights.router, threads);
+  if (parts.shared) {
+    pack_experts(
+        parts.shared->packed(), [&](std::int32_t) { return weights.shared; }, threads);
+  }
+  pack_one(parts.shared_gate, weights.shared_gate, threads);
+  if (!parts.latent_in.empty()) {
+    pack_linear(parts.latent_in, weights.latent_in, weights.latent_in_bias, "latent_in bias", threads);
+    pack_linear(parts.latent_out, weights.latent_out, weights.latent_out_bias, "latent_out bias", threads);
+  }
+}
+
+Layer::Layer(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options) {
+  Parts parts = plan_parts(weights, router, options);
+  pack_parts(parts, weights);
   parts_ = std::make_unique<const Parts>(std::move(parts));
 }
+
+Layer::Layer(std::unique_ptr<const Parts> parts) : parts_(std::move(parts)) {}
 
 Layer::~Layer() = default;
 Layer::Layer(Layer&&) noexcept = default;
@@ -136,6 +169,8 @@ std::int64_t Layer::hidden() const noexcept { return parts_->hidden; }
 std::int64_t Layer::ffn() const noexcept { return parts_->experts.shape().ffn; }
 const RouterOptions& Layer::router() const noexcept { return parts_->router.options; }
 const LayerOptions& Layer::options() const noexcept { return parts_->options; }
+
+bool Layer::from_cache() const noexcept { return parts_->from_cache; }
 
 std::size_t Layer::weight_bytes() const noexcept {
   return parts_->experts.bytes() + (parts_->shared ? parts_->shared->bytes() : 0) + parts_->router.weight.bytes() +
@@ -150,6 +185,13 @@ std::size_t Layer::workspace_bytes(std::int64_t max_tokens) const {
 
 std::size_t Layer::workspace_bytes(std::int64_t max_tokens, std::int32_t topk) const {
   return forward_bytes(*parts_, max_tokens, topk, false);
+}
+
+std::size_t Layer::workspace_bytes(const LayerWeights& weights, const RouterOptions& router,
+                                   const LayerOptions& options, std::int64_t max_tokens) {
+  const Parts parts = plan_parts(weights, router, options);
+  check_router(parts);
+  return forward_bytes(parts, max_tokens, parts.router.options.topk, true);
 }
 
 }  // namespace switchyard

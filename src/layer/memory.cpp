@@ -30,19 +30,20 @@ std::int64_t chunk_tokens(const Layer::Parts& parts, std::int64_t tokens, std::i
 // The deepest and the most numerous of all GEMMs of a forward.
 GroupedMemory carve_gemms(Carver& carver, const Layer::Parts& parts, std::int64_t rows, bool with_router) {
   const ExpertWeights::Packed& experts = parts.experts.packed();
-  std::int64_t depth = 0;
+  std::size_t scratch = 0;
   for (const PackedMatrices* weights :
        {&experts.up, &experts.down, &parts.latent_in, &parts.latent_out, &parts.shared_gate}) {
-    depth = std::max(depth, weights->padded_depth());
+    scratch = std::max(scratch, scratch_bytes(*weights, rows));
   }
   if (parts.shared) {
     const ExpertWeights::Packed& shared = parts.shared->packed();
-    depth = std::max({depth, shared.up.padded_depth(), shared.down.padded_depth()});
+    scratch = std::max({scratch, scratch_bytes(shared.up, rows), scratch_bytes(shared.down, rows)});
   }
   if (with_router) {
-    depth = std::max(depth, parts.router.weight.padded_depth());
+    scratch = std::max(scratch, scratch_bytes(parts.router.weight, rows));
   }
-  return carve_grouped(carver, rows, parts.experts.shape().experts, depth, parts.options.threads.count());
+  const std::int32_t matrices = parts.experts.shape().experts + (parts.shared ? 1 : 0);
+  return carve_grouped(carver, rows, matrices, scratch, parts.options.threads.count());
 }
 
 void check_matrix(const char* name, const void* data, DType dtype, std::int64_t rows, std::int64_t cols,
@@ -81,7 +82,8 @@ ForwardMemory carve_forward(Carver& carver, const Layer::Parts& parts, std::int6
   const int threads = parts.options.threads.count();
   const auto activation = static_cast<std::int64_t>(dtype_bytes(parts.options.activations));
   chunk.plan = carve_plan(carver, chunk.tokens, topk, parts.experts.shape().experts, threads);
-  chunk.grouped = carve_gemms(carver, parts, std::max(rows, memory.router.chunk), with_router);
+  chunk.grouped =
+      carve_gemms(carver, parts, std::max(rows + (parts.shared ? chunk.tokens : 0), memory.router.chunk), with_router);
   chunk.h = carver.take<std::byte>(rows * parts.experts.packed().up.out_width() * activation);
   chunk.out = carver.take<float>(rows * parts.experts.packed().down.out_width());
   chunk.row_scale = carver.take<float>(parts.weight_on_input ? rows : 0);

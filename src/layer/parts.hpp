@@ -27,7 +27,13 @@ struct Layer::Parts {
   PackedMatrices latent_in;        // [latent,H]; empty: the experts work in H
   PackedMatrices latent_out;       // [H,latent]
   std::vector<float> output_bias;  // [H padded to the panel]; empty: none
+  bool from_cache = false;
 };
+
+// What a layer of these will hold, with all sizes, and nothing packed yet. Throws as Layer.
+Layer::Parts plan_parts(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options);
+// Packs what was planned for the same weights.
+void pack_parts(Layer::Parts& parts, const LayerWeights& weights);
 
 // For one chunk of tokens.
 struct ChunkMemory {

@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "cpu/parallel_for.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 #include "layer/overlap.hpp"
 #include "route/router.hpp"
@@ -155,7 +156,7 @@ bool route_gradient_is_sparse(const RouterOptions& options) noexcept {
 }
 
 std::int64_t route_scratch_floats(std::int32_t experts) {
-  return kRouteRows * ((static_cast<std::int64_t>(experts) + kLanes - 1) / kLanes * kLanes);
+  return route_rows(experts) * ((static_cast<std::int64_t>(experts) + kLanes - 1) / kLanes * kLanes);
 }
 
 float* carve_route_scratch(Carver& carver, std::int32_t experts, const Threads& threads) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/parallel_for.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 
 namespace switchyard {
@@ -65,7 +66,7 @@ void route_rows(const RouteArgs& args, float* scratch_of_all, const Kernels& ker
 }  // namespace
 
 Router make_router(const WeightView& weight, std::int32_t experts, std::int64_t hidden, const RouterOptions& options,
-                   DType type, const Threads& threads) {
+                   DType type) {
   Router router;
   router.options = options;
   router.experts = experts;
@@ -84,7 +85,6 @@ Router make_router(const WeightView& weight, std::int32_t experts, std::int64_t 
   keep_table(router.options, experts, router.table);
   router.options.round_logits = router.options.round_logits || type == DType::bf16;
   router.weight = PackedMatrices(1, experts, hidden, false, type == DType::bf16 ? Format::bf16 : Format::f32);
-  router.weight.pack(0, weight, {}, threads);
   return router;
 }
 

@@ -21,9 +21,9 @@ struct Router {
   PackedMatrices weight;  // [E,H] f32, or bf16 for a router in bf16
 };
 
-// Throws invalid_argument.
+// Copies the arrays of options; the weight is not packed yet. Throws invalid_argument.
 Router make_router(const WeightView& weight, std::int32_t experts, std::int64_t hidden, const RouterOptions& options,
-                   DType type, const Threads& threads);
+                   DType type);
 
 struct RouterMemory {
   float* logits;       // [chunk, padded E]

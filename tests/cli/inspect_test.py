@@ -28,8 +28,8 @@ class Inspect(CliTest):
             "ffn": 16,
             "shared_ffn": 20,
             "shared_gate": True,
-            "router": {"score": "softmax", "normalize": False, "scale": 1.0, "selection_bias": False, "groups": 0,
-                       "kept_groups": 0},
+            "router": {"score": "softmax", "normalize": False, "scale": 1.0, "gemm": "model",
+                       "selection_bias": False, "groups": 0, "kept_groups": 0},
             "weights": "f32",
             "file_bytes": sum(len(content) for _, _, content in tensors.values()),
             "moe_bytes": sum(blocks.values()),
@@ -37,12 +37,24 @@ class Inspect(CliTest):
             "unsupported": [],
         })
 
+    def test_workspace(self):
+        path = GOLDEN / "qwen2_moe"
+        options = (path, "--tokens", 8192, "--dtype", "bf16", "--threads", 2)
+        have = json.loads(self.call("inspect", *options, "--json"))
+        self.assertEqual((have["tokens"], have["threads"]), (8192, 2))
+        self.assertEqual(len(have["workspace_bytes"]), len(have["moe_layers"]))
+        self.assertGreater(min(have["workspace_bytes"]), 8192 * 3 * 8)  # the routing
+        self.assertIn("for 8192 tokens in bf16 on 2 threads", self.call("inspect", *options))
+        self.assertNotIn("workspace", self.call("inspect", path))
+
     def test_router(self):
         router = json.loads(self.call("inspect", GOLDEN / "deepseek_v3", "--json"))["router"]
-        self.assertEqual(router, {"score": "sigmoid", "normalize": True, "scale": 2.5, "selection_bias": True,
-                                  "groups": 4, "kept_groups": 2})
+        self.assertEqual(router, {"score": "sigmoid", "normalize": True, "scale": 2.5, "gemm": "f32",
+                                  "selection_bias": True, "groups": 4, "kept_groups": 2})
         self.assertIn("sigmoid, with a bias to choose by, weights divided by their sum, times 2.5; from 2 of 4 groups",
                       self.call("inspect", GOLDEN / "deepseek_v3"))
+        self.assertRegex(self.call("inspect", GOLDEN / "deepseek_v3"), r"router .*; in f32\n")
+        self.assertRegex(self.call("inspect", GOLDEN / "mixtral"), r"router .*; in the model's type\n")
 
     def test_text(self):
         for name in FOLDERS:

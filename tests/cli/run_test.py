@@ -5,16 +5,35 @@ import struct
 import subprocess
 
 from files import floats, read_npy, read_safetensors, to_bf16, write_npy, write_safetensors
-from tool import BAD_DATA, CliTest, EXAMPLES, FOLDERS, GOLDEN, INVALID_ARGUMENT, IO, MISMATCH, NOT_SUPPORTED, OK, main
+from tool import (BAD_DATA, BF16_FOLDERS, CliTest, EXAMPLES, FOLDERS, GOLDEN, INVALID_ARGUMENT, IO, MISMATCH,
+                  NOT_SUPPORTED, OK, main)
 
 
 class Run(CliTest):
+    def test_cache(self):
+        path = GOLDEN / "qwen2_moe"
+        options = ("--model", path, "--input", path / "moe_blocks.safetensors", "--expect", "--cache", self.folder / "cache")
+        for _ in range(2):
+            self.assertIn("as expected", self.call("run", *options))
+            self.assertEqual(len(list((self.folder / "cache").iterdir())), 2)
+
     def test_expectations(self):
         for path in (*(GOLDEN / name for name in FOLDERS), EXAMPLES / "tiny_qwen3_moe"):
-            for dtype in ("f32", "bf16"):
-                with self.subTest(path.name, dtype=dtype):
-                    text = self.run_model(path, "--expect", "--dtype", dtype)
+            # They were recorded in f32, and a router in bf16 may choose others.
+            for arguments in (("--dtype", "f32"), ("--dtype", "bf16", "--router", "f32")):
+                with self.subTest(path.name, arguments=arguments):
+                    text = self.run_model(path, "--expect", *arguments)
                     self.assertIn("difference", text)
+
+    def test_expectations_in_bf16(self):
+        for name in BF16_FOLDERS:
+            with self.subTest(name):
+                router, other = ("bf16", "f32") if name.startswith("minimax") else ("f32", "bf16")
+                text = self.run_model(GOLDEN / name, "--expect", "--dtype", "bf16")
+                self.assertIn(f"bf16 weights, bf16 activations, {router} router,", text)
+                self.assertIn("33 of 33", text)
+                text = self.run_model(GOLDEN / name, "--output", "o.safetensors", "--dtype", "bf16", "--router", other)
+                self.assertIn(f"bf16 weights, bf16 activations, {other} router,", text)
 
     def test_same_bits_for_every_number_of_threads(self):
         for threads in (1, 2, 3):

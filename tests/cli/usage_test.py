@@ -19,8 +19,8 @@ class Usage(CliTest):
     def test_help_names_every_flag(self):
         flags = {
             "inspect": ["--json"],
-            "run": ["--model", "--input", "--output", "--layer", "--tensor", "--dtype", "--threads", "--expect",
-                    "--report", "--record"],
+            "run": ["--model", "--input", "--output", "--layer", "--tensor", "--dtype", "--router", "--threads",
+                    "--expect", "--report", "--record"],
             "route": ["--logits", "--output", "--topk", "--score", "--chosen", "--normalize", "--epsilon", "--power",
                       "--scale", "--groups", "--kept-groups", "--group-best", "--masked-zero", "--bias",
                       "--expert-scale", "--logit-scale", "--logit-bias", "--round-logits", "--softcap", "--jitter",
@@ -43,6 +43,7 @@ class Usage(CliTest):
     def test_wrong_usage(self):
         for arguments in ([], ["dance"], ["inspect"], ["inspect", "a", "b"], ["run", "--model", "x"],
                           ["run", "--model", "x", "--input", "y", "--output", "z", "--dtype", "f8"],
+                          ["run", "--model", "x", "--input", "y", "--output", "z", "--router", "f16"],
                           ["run", "--model", "x", "--input", "y", "--output", "z", "--threads", "0"],
                           ["bench", "cake"], ["bench", "--tokens", "0"], ["bench", "--tokens", "1,x"],
                           ["bench", "--config", "q"], ["bench", "--config", "64,32,8"],

@@ -71,6 +71,64 @@ static inline __m512 emulated_cvtepi32_ps(__m512i a) {
 
 #define _mm512_cmplt_epi32_mask(a, b) simde_mm512_cmpgt_epi32_mask(b, a)
 
+static inline __m512i emulated_cvtps_epi32(__m512 a) {
+  alignas(64) float from[16];
+  alignas(64) int to[16];
+  _mm512_store_ps(from, a);
+  for (int i = 0; i < 16; ++i) {
+    to[i] = _mm_cvtss_si32(_mm_set_ss(from[i]));
+  }
+  return _mm512_loadu_si512(to);
+}
+#define _mm512_cvtps_epi32(a) emulated_cvtps_epi32(a)
+
+static inline __m512i emulated_srai_epi32(__m512i a, int count) {
+  alignas(64) int lane[16];
+  _mm512_store_si512(lane, a);
+  for (int i = 0; i < 16; ++i) {
+    lane[i] >>= count;
+  }
+  return _mm512_loadu_si512(lane);
+}
+#define _mm512_srai_epi32(a, count) emulated_srai_epi32(a, count)
+
+static inline __m128i emulated_cvtepi32_epi8(__m512i wide) {
+  alignas(64) unsigned from[16];
+  alignas(16) unsigned char to[16];
+  _mm512_store_si512(from, wide);
+  for (int i = 0; i < 16; ++i) {
+    to[i] = static_cast<unsigned char>(from[i]);
+  }
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(to));
+}
+#define _mm512_cvtepi32_epi8(a) emulated_cvtepi32_epi8(a)
+
+static inline __m512i emulated_cvtepu8_epi32(__m128i narrow) {
+  alignas(16) unsigned char from[16];
+  alignas(64) unsigned to[16];
+  _mm_store_si128(reinterpret_cast<__m128i*>(from), narrow);
+  for (int i = 0; i < 16; ++i) {
+    to[i] = from[i];
+  }
+  return _mm512_loadu_si512(to);
+}
+#define _mm512_cvtepu8_epi32(a) emulated_cvtepu8_epi32(a)
+
+// SIMDe's name for it is another intrinsic's.
+static inline __m512i emulated_madd_epi16(__m512i a, __m512i b) {
+  alignas(64) short x[32];
+  alignas(64) short y[32];
+  alignas(64) int to[16];
+  _mm512_store_si512(x, a);
+  _mm512_store_si512(y, b);
+  for (int i = 0; i < 16; ++i) {
+    to[i] = x[2 * i] * y[2 * i] + x[2 * i + 1] * y[2 * i + 1];
+  }
+  return _mm512_loadu_si512(to);
+}
+#undef _mm512_madd_epi16
+#define _mm512_madd_epi16(a, b) emulated_madd_epi16(a, b)
+
 // SIMDe adds both products at once; the instruction does two FMAs, odd element first (Intel SDM).
 static inline __m512 emulated_dpbf16_ps(__m512 sum, __m512i a, __m512i b) {
   const __m512i odd = _mm512_set1_epi32(static_cast<int>(0xffff0000U));

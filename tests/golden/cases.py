@@ -110,6 +110,7 @@ class Case:
     rules: Rules
     seed: int = 1
     dtype: torch.dtype = torch.float32
+    recorded_in: torch.dtype = torch.float32
     save: dict = field(default_factory=dict)
     finish: tuple = ()
     names: Names | Callable = field(default_factory=per_expert)

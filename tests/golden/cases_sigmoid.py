@@ -1,5 +1,6 @@
 """Families whose routers score each expert by itself, and choose by scores plus a bias."""
 
+import torch
 from cases import (
     DENSE_FIRST,
     FULL_ATTENTION,
@@ -28,6 +29,13 @@ from saved_block import W132, Names, fused, per_expert, shared
 GATE_BIAS = dict(choice_bias="mlp.gate.e_score_correction_bias")
 SHARED = shared("mlp.shared_experts")
 DEEPSEEK = per_expert(**GATE_BIAS, **SHARED)
+MINIMAX = per_expert(
+    "block_sparse_moe", W132, choice_bias="block_sparse_moe.e_score_correction_bias"
+)
+# Enough experts for the type of the router to decide some choices.
+BF16_SIZES = dict(
+    num_hidden_layers=1, intermediate_size=8, moe_intermediate_size=8, num_experts_per_tok=6
+)
 GROUPS = dict(n_group=4, topk_group=2)
 TWO_OF_FOUR = dict(groups=4, kept_groups=2, group_best=2)
 
@@ -88,9 +96,29 @@ CASES = {
             num_experts_per_tok=3,
         ),
         rules=Rules("sigmoid", True),
-        names=per_expert(
-            "block_sparse_moe", W132, choice_bias="block_sparse_moe.e_score_correction_bias"
+        names=MINIMAX,
+    ),
+    "minimax_m2_bf16": Tiny(
+        "MiniMaxM2",
+        dict(BF16_SIZES, rotary_dim=8, num_local_experts=32),
+        rules=Rules("sigmoid", True, bf16_logits=True),
+        names=MINIMAX,
+        seed=3,
+        dtype=torch.bfloat16,
+        recorded_in=torch.bfloat16,
+    ),
+    "deepseek_v3_bf16": Tiny(
+        "DeepseekV3",
+        dict(
+            **BF16_SIZES,
+            **MLA_SIZES,
+            **dict(n_routed_experts=32, first_k_dense_replace=0, n_group=1, topk_group=1),
         ),
+        rules=deepseek_rules(2.5),
+        names=DEEPSEEK,
+        seed=4,
+        dtype=torch.bfloat16,
+        recorded_in=torch.bfloat16,
     ),
     "deepseek_v4": Tiny(
         "DeepseekV4",

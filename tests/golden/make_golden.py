@@ -28,6 +28,7 @@ CASES = {
     **cases_special.CASES,
 }
 SMALLEST_GAP = 1e-5
+OUTPUT_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
 def save_released(case, folder):
@@ -41,7 +42,7 @@ def record(case, name, folder):
     # Loading what was saved shows that the files alone define the expected results.
     model, loading = case.model_class().from_pretrained(
         folder,
-        dtype=torch.float32,
+        dtype=case.recorded_in,
         experts_implementation="eager",
         output_loading_info=True,
     )
@@ -62,7 +63,8 @@ def make(name):
             step(folder)
         if isinstance(case, Tiny):
             keep_feed_forward(folder)
-        error, gap, loads = check_blocks(folder, case.rules, case.names, case.block)
+        tolerance = OUTPUT_TOLERANCES[case.recorded_in]
+        error, gap, loads = check_blocks(folder, case.rules, case.names, case.block, tolerance)
         assert gap >= SMALLEST_GAP, f"{name}: scores too close ({gap}), choose another seed"
         size = sum(path.stat().st_size for path in folder.iterdir())
         shutil.rmtree(HERE / name, ignore_errors=True)

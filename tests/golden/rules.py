@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 
 def sigmoid(x):
@@ -77,6 +78,7 @@ class Rules:
     """How a family turns logits [T,E] into experts and weights, and what it does with them.
 
     choose_by: what the selection bias is added to and the largest K of are taken.
+    bf16_logits: the router runs in bf16.
     scale: multiplies the weights. output_scale: the routed sum. combined: routed + shared.
     """
 
@@ -92,6 +94,7 @@ class Rules:
     norm_eps: float = 0.0
     norm_min: float = 0.0
     logit_scale: float = 1.0
+    bf16_logits: bool = False
     softcap: float = 0.0
     sparsemixer_jitter: float = 0.0
     weighs_input: bool = False
@@ -103,6 +106,8 @@ class Rules:
 
     def logits(self, products):
         logits = products * self.logit_scale
+        if self.bf16_logits:
+            logits = torch.from_numpy(logits).bfloat16().double().numpy()
         return self.softcap * np.tanh(logits / self.softcap) if self.softcap else logits
 
     def scores(self, logits):

@@ -205,7 +205,7 @@ def recorded_layers(record):
     return sorted(int(name.split(".")[1]) for name in record if name.endswith(".expert"))
 
 
-def check_blocks(folder, rules, names, block_class=SavedBlock, tolerance=1e-5):
+def check_blocks(folder, rules, names, block_class=SavedBlock, output_tolerance=1e-5):
     """Compares the blocks file of a folder with float64 results from its checkpoint.
 
     `names` may be a function of the layer. Returns the largest relative error, the
@@ -220,7 +220,7 @@ def check_blocks(folder, rules, names, block_class=SavedBlock, tolerance=1e-5):
         one_error, one_gap, expert = _check_layer(folder, layer, block, record)
         worst, gap = max(worst, one_error), min(gap, one_gap)
         loads[layer] = np.bincount(expert.ravel(), minlength=len(block.down))
-    assert worst < tolerance, f"{folder}: relative error {worst}"
+    assert worst < output_tolerance, f"{folder}: relative error {worst}"
     return worst, gap, loads
 
 
@@ -241,8 +241,7 @@ def _check_layer(folder, layer, block, record):
     assert (sorted_own == sorted_expert).all(), f"{folder}: experts of layer {layer}"
     found_weight = np.take_along_axis(recorded("weight"), order, axis=1)
     exact_weight = np.take_along_axis(weight, own_order, axis=1)
-    error = max(
-        _relative_error(found_weight, exact_weight),
-        _relative_error(recorded("output"), block.output(x, own, weight)),
-    )
-    return error, gap, expert
+    weight_error = _relative_error(found_weight, exact_weight)
+    assert weight_error < 1e-5, f"{folder}: relative error {weight_error} of weights"
+    output_error = _relative_error(recorded("output"), block.output(x, own, weight))
+    return max(weight_error, output_error), gap, expert

@@ -1,0 +1,435 @@
+// Formats with scales: what is packed, and that multiplying it is what docs/formats.md says.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "experts/weight_view.hpp"
+#include "kernel_runs.hpp"
+#include "made_layer.hpp"
+#include "packed_values.hpp"
+
+namespace {
+
+using namespace switchyard;
+using kernel_runs::kScaledFormats;
+using kernel_runs::normal_values;
+
+constexpr Format kFloatFormats[] = {Format::f8_e4m3, Format::mxfp4, Format::mxfp8, Format::nvfp4};
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+WeightView plain(const std::vector<float>& weight, std::int64_t depth) { return {weight.data(), DType::f32, depth, 1}; }
+
+PackedMatrices pack(const WeightView& view, std::int64_t features, std::int64_t depth, Format format) {
+  PackedMatrices packed(1, features, depth, false, format);
+  packed.pack(0, view, {}, Threads::pool(2));
+  return packed;
+}
+
+// [features, depth] as they were packed.
+std::vector<float> decoded(const PackedMatrices& packed) {
+  std::vector<float> values;
+  for (std::int64_t f = 0; f < packed.features(); ++f) {
+    for (std::int64_t k = 0; k < packed.depth(); ++k) {
+      values.push_back(packed_values::value(packed, f / 32, f % 32, k));
+    }
+  }
+  return values;
+}
+
+float largest_of(const std::vector<float>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0F,
+                         [](float a, float b) { return std::max(a, std::fabs(b)); });
+}
+
+constexpr std::int64_t kDepths[] = {1, 31, 33, 200, 416};
+constexpr std::int64_t kFeatures[] = {1, 17, 37};
+constexpr std::int64_t kRows[] = {1, 2, 6, 7, 14, 40};
+
+TEST(Formats, DecodedWeightsGiveTheBitsOfF32Weights) {
+  const ExpertFunction silu;
+  for (const Format format : kFloatFormats) {
+    for (const std::int64_t depth : kDepths) {
+      for (const std::int64_t features : kFeatures) {
+        const auto weight = normal_values(static_cast<std::size_t>(features * depth), 1);
+        const auto same = decoded(pack(plain(weight, depth), features, depth, format));
+        for (const std::int64_t rows : kRows) {
+          const auto x = normal_values(static_cast<std::size_t>(rows * depth), 2);
+          for (const ExpertFunction* function : {static_cast<const ExpertFunction*>(nullptr), &silu}) {
+            EXPECT_EQ(
+                kernel_runs::gemm(current_kernels(), Math::decoded, x, weight, depth, function, {.format = format}),
+                kernel_runs::gemm(current_kernels(), Math::f32, x, same, depth, function))
+                << format_name(format) << " depth " << depth << " features " << features << " rows " << rows;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Rows as the integers that the kernels multiply, and their scales.
+struct IntegerRow {
+  double scale = 0;
+  std::vector<double> code;
+  explicit IntegerRow(const float* row, std::int64_t depth) : code(static_cast<std::size_t>(depth)) {
+    float largest = 0;
+    for (std::int64_t k = 0; k < depth; ++k) largest = std::max(largest, std::fabs(row[k]));
+    scale = largest / 127.0F;
+    for (std::int64_t k = 0; k < depth && scale > 0; ++k) {
+      code[static_cast<std::size_t>(k)] = std::nearbyint(row[k] / static_cast<float>(scale));
+    }
+  }
+};
+
+TEST(Formats, IntegersAreTheSumsOfWhatIsPacked) {
+  for (const Format format : {Format::i8, Format::i4}) {
+    for (const std::int64_t depth : kDepths) {
+      for (const std::int64_t features : kFeatures) {
+        const auto weight = normal_values(static_cast<std::size_t>(features * depth), 3);
+        const PackedMatrices packed = pack(plain(weight, depth), features, depth, format);
+        for (const std::int64_t rows : kRows) {
+          const auto x = normal_values(static_cast<std::size_t>(rows * depth), 4);
+          const auto found =
+              kernel_runs::gemm(current_kernels(), Math::integer, x, weight, depth, nullptr, {.format = format});
+          for (std::int64_t r = 0; r < rows; ++r) {
+            const IntegerRow row(x.data() + r * depth, depth);
+            for (std::int64_t f = 0; f < features; ++f) {
+              double sum = 0;
+              double size = 0;
+              for (std::int64_t k = 0; k < depth; ++k) {
+                const double product = row.code[static_cast<std::size_t>(k)] *
+                                       packed_values::code(packed, f / 32, f % 32, k) *
+                                       packed_values::scale(packed, f / 32, f % 32, k);
+                sum += product;
+                size += std::fabs(product);
+              }
+              float value = 0;
+              std::memcpy(&value, &found[static_cast<std::size_t>(r * packed.out_width() + f)], 4);
+              ASSERT_NEAR(value, sum * row.scale, size * row.scale * 1e-6)
+                  << format_name(format) << " depth " << depth << " rows " << rows << " at " << r << ", " << f;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Every weight is the nearest that its scale allows.
+TEST(Formats, RoundingIsToTheNearestCode) {
+  constexpr std::int64_t kDepth = 300;
+  constexpr std::int64_t kWidth = 150;
+  const auto weight = normal_values(kDepth * kWidth, 5);
+  for (const Format format : kScaledFormats) {
+    const PackedMatrices packed = pack(plain(weight, kDepth), kWidth, kDepth, format);
+    for (std::int64_t f = 0; f < kWidth; ++f) {
+      for (std::int64_t k = 0; k < kDepth; ++k) {
+        const double scale =
+            packed_values::scale(packed, f / 32, f % 32, k) * packed_values::factor(packed, f / 32, f % 32);
+        const double exact = weight[static_cast<std::size_t>(f * kDepth + k)] / scale;
+        const double code = packed_values::code(packed, f / 32, f % 32, k);
+        const double most = format == Format::i8 ? 127 : format == Format::i4 ? 7 : code_bits(format) == 8 ? 448 : 6;
+        const double bounded = std::min(std::max(exact, format == Format::i4 ? -8.0 : -most), most);
+        const double size = std::fabs(bounded);
+        const double step = is_integer(format)       ? 1
+                            : code_bits(format) == 8 ? std::ldexp(1.0, std::max(std::ilogb(size), -6) - 3)
+                                                     : std::ldexp(1.0, std::max(std::ilogb(size), 0) - 1);
+        ASSERT_LE(std::fabs(code - bounded), step * 0.5001) << format_name(format) << " " << f << " " << k;
+      }
+    }
+  }
+}
+
+// What the scales are, of weights that were plain.
+TEST(Formats, ScalesFollowTheLargestWeight) {
+  constexpr std::int64_t kDepth = 300;
+  constexpr std::int64_t kWidth = 150;
+  const auto weight = normal_values(kDepth * kWidth, 6);
+  const auto largest = [&](std::int64_t from, std::int64_t to, std::int64_t k, std::int64_t end) {
+    float size = 0;
+    for (std::int64_t f = from; f < std::min(to, kWidth); ++f) {
+      for (std::int64_t i = k; i < std::min(end, kDepth); ++i) {
+        size = std::max(size, std::fabs(weight[static_cast<std::size_t>(f * kDepth + i)]));
+      }
+    }
+    return size;
+  };
+  const float factor = largest_of(weight) / 2688.0F;
+  for (const Format format : kScaledFormats) {
+    const PackedMatrices packed = pack(plain(weight, kDepth), kWidth, kDepth, format);
+    for (std::int64_t f = 0; f < kWidth; ++f) {
+      for (std::int64_t k = 0; k < kDepth; ++k) {
+        const double scale = packed_values::scale(packed, f / 32, f % 32, k);
+        switch (format) {
+          case Format::i8:
+            ASSERT_EQ(scale, largest(f, f + 1, 0, kDepth) / 127.0F);
+            break;
+          case Format::i4:
+            ASSERT_EQ(scale, made::round_bf16(largest(f, f + 1, k / 128 * 128, k / 128 * 128 + 128) / 7.0F));
+            break;
+          case Format::f8_e4m3:
+            ASSERT_EQ(scale, largest(f / 128 * 128, f / 128 * 128 + 128, k / 128 * 128, k / 128 * 128 + 128) / 448.0F);
+            break;
+          case Format::nvfp4: {
+            ASSERT_EQ(packed_values::factor(packed, f / 32, f % 32), factor);
+            const double exact = largest(f, f + 1, k / 16 * 16, k / 16 * 16 + 16) / 6.0 / factor;
+            ASSERT_LE(std::fabs(scale - exact), std::max(exact / 15.9, 0x1p-10));
+            break;
+          }
+          default: {
+            const int most = format == Format::mxfp4 ? 2 : 8;
+            ASSERT_EQ(scale, std::ldexp(1.0, std::ilogb(largest(f, f + 1, k / 32 * 32, k / 32 * 32 + 32)) - most));
+            break;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Codes and scales of a checkpoint that has a format already.
+struct Coded {
+  std::vector<std::uint8_t> codes;
+  std::vector<std::byte> scales;
+  WeightView view;
+};
+
+constexpr std::int64_t kCodedDepth = 416;
+constexpr std::int64_t kCodedWidth = 75;
+
+Coded coded(Format format, std::int64_t group, DType scale_type, std::int64_t out_block, bool every_code) {
+  std::mt19937 random(7);
+  Coded made;
+  const bool halves = code_bits(format) == 4;
+  made.codes.resize(kCodedWidth * kCodedDepth / (halves ? 2 : 1));
+  for (std::size_t i = 0; i < made.codes.size(); ++i) {
+    made.codes[i] = static_cast<std::uint8_t>(i * 37 % 256);
+    if (!every_code && !halves && format != Format::i8 && (made.codes[i] & 127) == 127) made.codes[i] = 1;
+  }
+  const std::int64_t columns = (kCodedDepth + group - 1) / group;
+  const std::int64_t count = (kCodedWidth + out_block - 1) / out_block * columns;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto byte = static_cast<std::uint8_t>(random());
+    const float number = std::uniform_real_distribution<float>(0.001F, 0.01F)(random);
+    switch (scale_type) {
+      case DType::f32:
+        elements::append(made.scales, number);
+        break;
+      case DType::bf16:
+        elements::append(made.scales, elements::bf16_bits(number));
+        break;
+      case DType::f8_e8m0:
+        elements::append(made.scales,
+                         every_code ? static_cast<std::uint8_t>(i) : static_cast<std::uint8_t>(100 + byte % 40));
+        break;
+      default:
+        elements::append(made.scales,
+                         every_code ? static_cast<std::uint8_t>(i) : static_cast<std::uint8_t>(byte % 127));
+    }
+  }
+  made.view.data = made.codes.data();
+  made.view.out_stride = kCodedDepth;
+  made.view.codes = format == Format::i8   ? Codes::i8
+                    : format == Format::i4 ? Codes::i4
+                    : halves               ? Codes::f4_e2m1
+                                           : Codes::f8_e4m3;
+  made.view.scales.data = made.scales.data();
+  made.view.scales.dtype = scale_type;
+  made.view.scales.out_stride = columns;
+  made.view.scales.in_stride = 1;
+  made.view.scales.out_block = out_block;
+  made.view.scales.in_block = group;
+  made.view.scales.factor = format == Format::nvfp4 ? 0.37F : 1.0F;
+  return made;
+}
+
+struct Layout {
+  Format format;
+  std::int64_t group;
+  DType scale_type;
+  std::int64_t out_block;
+};
+constexpr Layout kLayouts[] = {
+    {Format::f8_e4m3, 128, DType::f32, 128},
+    {Format::f8_e4m3, 128, DType::bf16, 128},
+    {Format::f8_e4m3, 128, DType::f8_e8m0, 128},
+    {Format::f8_e4m3, kCodedDepth, DType::f32, 1},
+    {Format::mxfp8, 32, DType::f8_e8m0, 1},
+    {Format::mxfp4, 32, DType::f8_e8m0, 1},
+    {Format::nvfp4, 16, DType::f8_e4m3, 1},
+    {Format::i4, 32, DType::bf16, 1},
+    {Format::i4, 128, DType::f32, 1},
+    {Format::i8, kCodedDepth, DType::bf16, 1},
+};
+
+TEST(Formats, CodesOfTheFormatAreKept) {
+  for (const Layout& layout : kLayouts) {
+    for (const bool every_code : {false, true}) {
+      const Coded from = coded(layout.format, layout.group, layout.scale_type, layout.out_block, every_code);
+      const PackedMatrices packed = pack(from.view, kCodedWidth, kCodedDepth, layout.format);
+      EXPECT_EQ(packed.scales().group, layout.group);
+      std::vector<float> row(kCodedDepth);
+      const auto found = decoded(packed);
+      for (std::int64_t f = 0; f < kCodedWidth; ++f) {
+        read_row(from.view, f, 0, kCodedDepth, row.data());
+        for (std::int64_t k = 0; k < kCodedDepth; ++k) {
+          const float each = found[static_cast<std::size_t>(f * kCodedDepth + k)];
+          const float expected = row[static_cast<std::size_t>(k)];
+          if (!std::isnan(each)) {  // a NaN makes its group NaN
+            ASSERT_EQ(each, expected) << format_name(layout.format) << " " << layout.group << " at " << f << ", " << k;
+          }
+          ASSERT_TRUE(std::isnan(each) || !std::isnan(expected));
+        }
+      }
+    }
+  }
+}
+
+TEST(Formats, KeptCodesGiveTheBitsOfTheirValues) {
+  const auto x = normal_values(7 * kCodedDepth, 8);
+  for (const Layout& layout : kLayouts) {
+    if (is_integer(layout.format)) {
+      continue;
+    }
+    for (const bool every_code : {false, true}) {
+      const Coded from = coded(layout.format, layout.group, layout.scale_type, layout.out_block, every_code);
+      std::vector<float> values(kCodedWidth * kCodedDepth);
+      for (std::int64_t f = 0; f < kCodedWidth; ++f) {
+        read_row(from.view, f, 0, kCodedDepth, values.data() + f * kCodedDepth);
+      }
+      EXPECT_EQ(kernel_runs::gemm(current_kernels(), Math::decoded, x, from.view, kCodedWidth, kCodedDepth, nullptr,
+                                  {.format = layout.format}),
+                kernel_runs::gemm(current_kernels(), Math::f32, x, values, kCodedDepth))
+          << format_name(layout.format) << " " << layout.group << " " << dtype_name(layout.scale_type) << every_code;
+    }
+  }
+}
+
+// Rows of zeros, of NaN and of infinities, and the rows beside them.
+TEST(Formats, RowsThatHaveNoIntegersAreDefined) {
+  constexpr std::int64_t kDepth = 50;
+  const auto weight = normal_values(40 * kDepth, 9);
+  for (const Format format : {Format::i8, Format::i4}) {
+    auto x = normal_values(6 * kDepth, 10);
+    const auto usual =
+        kernel_runs::gemm(current_kernels(), Math::integer, x, weight, kDepth, nullptr, {.format = format});
+    std::fill_n(x.begin() + kDepth, kDepth, 0.0F);
+    x[2 * kDepth + 49] = kNan;
+    x[3 * kDepth] = -kInf;
+    std::fill_n(x.begin() + 4 * kDepth, kDepth, 1e-45F);  // the scale is 0
+    const auto found =
+        kernel_runs::gemm(current_kernels(), Math::integer, x, weight, kDepth, nullptr, {.format = format});
+    const std::size_t width = found.size() / 6;
+    for (std::size_t f = 0; f < 40; ++f) {
+      EXPECT_EQ(found[f], usual[f]);
+      EXPECT_EQ(found[width + f], 0U);
+      EXPECT_EQ(found[2 * width + f], 0x7fc00000U);
+      EXPECT_EQ(found[3 * width + f], 0x7fc00000U);
+      EXPECT_EQ(found[4 * width + f] & 0x7fffffffU, 0U);
+      EXPECT_EQ(found[5 * width + f], usual[5 * width + f]);
+    }
+  }
+}
+
+TEST(Formats, WeightsThatAreNotFiniteMakeTheirGroupNan) {
+  constexpr std::int64_t kDepth = 200;
+  for (const Format format : kScaledFormats) {
+    for (const float bad : {kNan, kInf, -kInf}) {
+      auto weight = normal_values(70 * kDepth, 11);
+      weight[40 * kDepth + 190] = bad;
+      const auto x = normal_values(kDepth, 12);
+      const auto found =
+          kernel_runs::gemm(current_kernels(), math_of(format), x, weight, kDepth, nullptr, {.format = format});
+      for (std::size_t f = 0; f < 70; ++f) {
+        const bool nan = found[f] == 0x7fc00000U;
+        EXPECT_EQ(nan, format == Format::f8_e4m3 || f == 40) << format_name(format) << " " << f;
+      }
+    }
+  }
+}
+
+// Expert e gives e + 1 for every token: one weight of 1 in each matrix that every format holds exactly.
+TEST(Formats, OneHotExpertsFindTheirRows) {
+  constexpr std::int32_t kExperts = 7;
+  constexpr std::int64_t kHidden = 33;
+  constexpr std::int64_t kFfn = 17;
+  std::vector<float> up(kFfn * kHidden);
+  up[0] = 1;
+  std::vector<std::vector<float>> down(kExperts, std::vector<float>(kHidden * kFfn));
+  LayerWeights weights;
+  weights.experts = kExperts;
+  weights.hidden = kHidden;
+  weights.ffn = kFfn;
+  weights.function = {.activation = Activation::relu, .gated = false};
+  for (std::int32_t e = 0; e < kExperts; ++e) {
+    for (std::int64_t h = 0; h < kHidden; ++h)
+      down[static_cast<std::size_t>(e)][static_cast<std::size_t>(h * kFfn)] = 1;
+  }
+  std::vector<std::vector<float>> ups;
+  for (std::int32_t e = 0; e < kExperts; ++e) {
+    ups.push_back(up);
+    ups.back()[0] = static_cast<float>(1 << e);
+  }
+  weights.expert = [&](std::int32_t e) {
+    const auto i = static_cast<std::size_t>(e);
+    return ExpertTensors{{}, plain(ups[i], kHidden), plain(down[i], kFfn)};
+  };
+  constexpr std::int64_t kTokens = 29;
+  std::vector<float> x(kTokens * kHidden);
+  std::vector<std::int32_t> expert;
+  std::vector<float> weight;
+  for (std::int64_t t = 0; t < kTokens; ++t) {
+    x[static_cast<std::size_t>(t * kHidden)] = 1;
+    for (std::int64_t s = 0; s < 3; ++s) {
+      expert.push_back(static_cast<std::int32_t>((t * 5 + s * s) % 8) - 1);  // −1: off; expert 6 has rows, too
+      weight.push_back(static_cast<float>(s + 1));
+    }
+  }
+  for (const Format format : kScaledFormats) {
+    LayerOptions options;
+    options.format = format;
+    const Layer layer(weights, {}, options);
+    for (const std::int64_t tokens : {std::int64_t{0}, kTokens}) {
+      std::vector<float> y(static_cast<std::size_t>(kTokens * kHidden), -1.0F);
+      const Workspace workspace(layer.workspace_bytes(tokens, 3));
+      layer.forward({x.data(), tokens, kHidden}, {tokens, 3, expert.data(), weight.data()}, {y.data(), tokens, kHidden},
+                    workspace);
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        double expected = 0;
+        for (std::size_t s = 0; s < 3; ++s) {
+          const std::int32_t e = expert[static_cast<std::size_t>(t * 3) + s];
+          expected += e < 0 ? 0 : weight[static_cast<std::size_t>(t * 3) + s] * (1 << e);
+        }
+        for (std::int64_t h = 0; h < kHidden; ++h) {
+          ASSERT_NEAR(y[static_cast<std::size_t>(t * kHidden + h)], expected, expected * 0.01) << format_name(format);
+        }
+      }
+    }
+  }
+}
+
+TEST(Formats, TooManyInputsForAnIntegerAreRefused) {
+  EXPECT_THROW(PackedMatrices(1, 1, 131073, false, Format::i8), Error);
+  EXPECT_NO_THROW(PackedMatrices(1, 1, 131072, false, Format::i8));
+}
+
+// The largest sums that the limit allows, of both signs.
+TEST(Formats, TheLargestIntegerSumsAreExact) {
+  constexpr std::int64_t kDepth = 131072;
+  std::vector<float> weight(2 * kDepth, 1.0F);
+  std::fill_n(weight.begin() + kDepth, kDepth, -1.0F);
+  const std::vector<float> x(kDepth, 1.0F);
+  const auto found =
+      kernel_runs::gemm(current_kernels(), Math::integer, x, weight, kDepth, nullptr, {.format = Format::i8});
+  const double scale = 1.0F / 127.0F;
+  const auto expected = static_cast<float>(127.0 * 127.0 * kDepth * scale * scale);
+  for (std::size_t f = 0; f < 2; ++f) {
+    float value = 0;
+    std::memcpy(&value, &found[f], 4);
+    EXPECT_NEAR(value, f == 0 ? expected : -expected, expected * 1e-6);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,666 @@
+// Bugs that small-batch MoE paths have had elsewhere, one test each: the comment names what must hold.
+#include <gtest/gtest.h>
+#include <malloc.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <fstream>
+#include <stdexcept>
+#include <thread>
+
+#include "experts/grouped.hpp"
+#include "guarded.hpp"
+#include "layer_variants.hpp"
+#include "switchyard/plan.hpp"
+
+namespace {
+
+using namespace made;
+using switchyard::testing::Guarded;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
+// Expert e gives the constant e + 1 in every feature, whatever it reads: a row that is dropped, doubled or weighted by
+// another slot's weight changes the sum, which is exact.
+Layer constant_layer(std::int32_t experts, std::int64_t hidden, std::int64_t ffn, int threads,
+                     Format format = Format::f32) {
+  const std::vector<float> zeros(static_cast<std::size_t>(hidden * ffn));
+  std::vector<float> constant(static_cast<std::size_t>(hidden));
+  LayerWeights weights;
+  weights.experts = experts;
+  weights.hidden = hidden;
+  weights.ffn = ffn;
+  weights.function = kReluSquared;
+  weights.expert = [&](std::int32_t e) {
+    std::fill(constant.begin(), constant.end(), static_cast<float>(e + 1));
+    ExpertTensors tensors{{}, {zeros.data(), DType::f32, hidden, 1}, {zeros.data(), DType::f32, ffn, 1}};
+    tensors.down_bias = {constant.data(), DType::f32, 1, 1};
+    return tensors;
+  };
+  LayerOptions options;
+  options.format = format;
+  options.threads = Threads::pool(threads);
+  return Layer(weights, {}, options);
+}
+
+struct Given {
+  std::int64_t tokens;
+  std::int32_t topk;
+  std::vector<std::int32_t> expert;
+  std::vector<float> weight;
+  Routing view() { return {tokens, topk, expert.data(), weight.data()}; }
+  double sum(std::int64_t token) const {
+    double sum = 0;
+    for (std::int64_t slot = token * topk; slot < (token + 1) * topk; ++slot) {
+      const auto at = static_cast<std::size_t>(slot);
+      sum += expert[at] < 0 ? 0.0 : static_cast<double>(weight[at]) * (expert[at] + 1);
+    }
+    return sum;
+  }
+};
+
+// Ids of −1 .. experts − 1, doubled ones too; weights that are sums of few powers of two.
+Given random_given(std::int64_t tokens, std::int32_t topk, std::int32_t experts, std::mt19937& random) {
+  Given given{tokens, topk, {}, {}};
+  for (std::int64_t slot = 0; slot < tokens * topk; ++slot) {
+    given.expert.push_back(std::uniform_int_distribution<std::int32_t>(-1, experts - 1)(random));
+    given.weight.push_back(static_cast<float>(std::uniform_int_distribution<int>(-8, 8)(random)) / 8);
+  }
+  return given;
+}
+
+template <class T>
+T random_of(std::mt19937& random, T least, T most) {
+  return std::uniform_int_distribution<T>(least, most)(random);
+}
+
+// #3191: every index that is written lies within its buffer, for all T, K, E, more slots than experts too.
+TEST(SmallBatchDefects, EveryWriteStaysInAWorkspaceOfExactlyItsSize) {
+  std::mt19937 random(1);
+  for (int i = 0; i < 60; ++i) {
+    const auto experts = random_of<std::int32_t>(random, 1, 20);
+    const auto hidden = random_of<std::int64_t>(random, 1, 70);
+    const Layer layer =
+        constant_layer(experts, hidden, random_of<std::int64_t>(random, 1, 40), random_of(random, 1, 4));
+    Given given =
+        random_given(random_of<std::int64_t>(random, 0, 50), random_of<std::int32_t>(random, 1, 24), experts, random);
+    const Rows x(DType::f32, random_table(given.tokens, hidden, 1.0, random));
+    Rows y(DType::f32, given.tokens, hidden);
+    const std::size_t bytes = layer.workspace_bytes(given.tokens, given.topk);
+    const Guarded memory(bytes, i % 2 == 0);
+    layer.forward(x.view(), given.view(), y.view(), Workspace(memory.data(), bytes));
+    for (std::int64_t t = 0; t < given.tokens; ++t) {
+      ASSERT_EQ(y.at(t, hidden - 1), given.sum(t)) << "run " << i << " token " << t;
+    }
+  }
+}
+
+// #4237: nothing is read beyond an input of exactly its size, ids and weights included.
+TEST(SmallBatchDefects, NothingIsReadBeyondTheInputs) {
+  std::mt19937 random(2);
+  const Layer layer = constant_layer(7, 33, 9, 2);
+  for (const std::int64_t tokens : {1, 2, 5, 13}) {
+    for (const bool at_end : {true, false}) {
+      Given given = random_given(tokens, 3, 7, random);
+      const std::size_t slots = given.expert.size();
+      const Guarded expert(slots * 4, at_end);
+      const Guarded weight(slots * 4, at_end);
+      const Guarded in(static_cast<std::size_t>(tokens) * 33 * 4, at_end);
+      std::memcpy(expert.data(), given.expert.data(), slots * 4);
+      std::memcpy(weight.data(), given.weight.data(), slots * 4);
+      std::memset(in.data(), 0, static_cast<std::size_t>(tokens) * 33 * 4);
+      Rows y(DType::f32, tokens, 33);
+      const Routing routing{tokens, 3, reinterpret_cast<std::int32_t*>(expert.data()),
+                            reinterpret_cast<float*>(weight.data())};
+      layer.forward({in.data(), DType::f32, tokens, 33}, routing, y.view(),
+                    Workspace(layer.workspace_bytes(tokens, 3)));
+      EXPECT_EQ(y.at(tokens - 1, 32), given.sum(tokens - 1));
+    }
+  }
+}
+
+// #3025: a buffer made for fewer tokens is refused before anything is written.
+TEST(SmallBatchDefects, AWorkspaceForFewerTokensIsRefusedBeforeAnyWork) {
+  const Layer layer = constant_layer(4, 16, 8, 2);
+  std::mt19937 random(3);
+  Given given = random_given(9, 2, 4, random);
+  const Rows x(DType::f32, random_table(9, 16, 1.0, random));
+  Rows y(DType::f32, 9, 16);
+  const std::vector<std::byte> before = y.bytes;
+  EXPECT_THROW(layer.forward(x.view(), given.view(), y.view(), Workspace(layer.workspace_bytes(8, 2))), Error);
+  EXPECT_EQ(y.bytes, before);
+}
+
+// A grouped GEMM of one-column matrices whose pieces and scratch have exactly the carved sizes.
+void run_exact(const std::vector<std::int64_t>& rows_of, std::int64_t depth, int threads) {
+  const auto count = static_cast<std::int32_t>(rows_of.size());
+  PackedMatrices weights(count, 70, depth, false, Format::f32);
+  const std::vector<float> ones(static_cast<std::size_t>(70 * depth), 1.0F);
+  std::vector<std::int64_t> offset{0};
+  for (std::int32_t m = 0; m < count; ++m) {
+    weights.pack(m, {ones.data(), DType::f32, depth, 1}, {}, Threads::pool(1));
+    offset.push_back(offset.back() + rows_of[static_cast<std::size_t>(m)]);
+  }
+  const std::int64_t rows = offset.back();
+  Carver counting;
+  carve_grouped(counting, rows, count, weights.padded_depth(), threads);
+  const Workspace workspace(counting.bytes());
+  Carver carver(workspace.data());
+  GroupedMemory memory = carve_grouped(carver, rows, count, weights.padded_depth(), threads);
+  const std::ptrdiff_t piece_bytes = memory.scratch - reinterpret_cast<std::byte*>(memory.pieces);
+  const Guarded pieces(static_cast<std::size_t>(piece_bytes), true);
+  const Guarded scratch(memory.scratch_bytes * static_cast<std::size_t>(threads), true);
+  memory.pieces = reinterpret_cast<Piece*>(pieces.data());
+  memory.scratch = scratch.data();
+  const std::vector<float> x(static_cast<std::size_t>(rows * depth), 1.0F);
+  std::vector<float> out(static_cast<std::size_t>(rows * weights.out_width()), -1.0F);
+  for (const std::int64_t tile_bytes : {memory.tile_bytes, std::int64_t{0}}) {
+    memory.tile_bytes = tile_bytes;
+    GroupedGemm gemm;
+    gemm.weights = &weights;
+    gemm.count = count;
+    gemm.offset = offset.data();
+    gemm.rows = ConstMatrix(x.data(), rows, depth);
+    gemm.out = out.data();
+    run_grouped(gemm, memory, current_kernels(), Threads::pool(threads));
+    for (std::int64_t row = 0; row < rows; ++row) {
+      ASSERT_EQ(out[static_cast<std::size_t>(row * weights.out_width() + 69)], static_cast<float>(depth));
+    }
+  }
+}
+
+// #3198: the bound of pieces holds for every spread of rows, whatever the threads and caches.
+TEST(SmallBatchDefects, PiecesOfEverySpreadFitTheirBound) {
+  std::mt19937 random(4);
+  for (const int threads : {1, 2, 7}) {
+    run_exact(std::vector<std::int64_t>(100, 1), 3, threads);
+    run_exact({400}, 3, threads);
+    run_exact({157, 0, 1, 156, 27, 313}, 3, threads);
+    for (int i = 0; i < 5; ++i) {
+      std::vector<std::int64_t> rows(random_of<std::size_t>(random, 1, 30));
+      for (std::int64_t& each : rows)
+        each = random_of<std::int64_t>(random, 0, 1) * random_of<std::int64_t>(random, 1, 90);
+      run_exact(rows, random_of<std::int64_t>(random, 1, 50), threads);
+    }
+  }
+}
+
+// #3807: the scratch of a thread holds the tiles of every number of rows at every depth.
+TEST(SmallBatchDefects, ScratchHoldsEveryRowCountAndDepth) {
+  for (const std::int64_t rows : {1, 5, 6, 7, 12, 13, 14, 26, 155, 156, 157}) {
+    for (const std::int64_t depth : {1, 31, 32, 33, 100, 1025}) {
+      run_exact({rows}, depth, 1);
+    }
+  }
+}
+
+// #2853: tokens · hidden and what follows from it are computed in 64 bits.
+TEST(SmallBatchDefects, OutputsOfMoreThanTwoToTheThirtyOneElementsAreWritten) {
+  constexpr std::int64_t kWide = 4096;
+  constexpr std::int64_t kPeriod = 1024;  // tokens that share memory in y, so that it takes 8 MiB
+  constexpr std::int64_t kMany = (std::int64_t{1} << 31) / kWide + 2 * kPeriod;
+  constexpr auto kBytes = static_cast<std::size_t>(kMany * kWide * 2);
+  void* x = mmap(nullptr, kBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* y = mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (x == MAP_FAILED || y == MAP_FAILED) GTEST_SKIP() << "not enough address space";
+  constexpr auto kPart = static_cast<std::size_t>(kPeriod * kWide * 2);
+  const int file = memfd_create("y", MFD_CLOEXEC);
+  ASSERT_EQ(ftruncate(file, static_cast<off_t>(kPart)), 0);
+  for (std::size_t at = 0; at < kBytes; at += kPart) {
+    ASSERT_NE(mmap(static_cast<std::byte*>(y) + at, kPart, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0),
+              MAP_FAILED);
+  }
+  const Layer layer = constant_layer(2, kWide, 1, 2);
+  Given given{kMany, 1, std::vector<std::int32_t>(kMany, -1), std::vector<float>(kMany, 0.5F)};
+  // All but the last tokens are off: only those read x, and they are the last to write what the tokens share.
+  for (std::int64_t t = kMany - kPeriod; t < kMany; ++t) given.expert[static_cast<std::size_t>(t)] = t % 2 == 0 ? 0 : 1;
+  std::memset(y, 0xff, kPart);
+  layer.forward({x, DType::bf16, kMany, kWide}, given.view(), {y, DType::bf16, kMany, kWide},
+                Workspace(layer.workspace_bytes(kMany, 1)));
+  const auto* written = static_cast<const std::uint16_t*>(y);
+  std::int64_t wrong = 0;
+  for (std::int64_t t = 0; t < kPeriod; ++t) {
+    const std::uint16_t expected = t % 2 == 0 ? 0x3f00 : 0x3f80;  // 0.5 and 1
+    for (std::int64_t h = 0; h < kWide; ++h) wrong += written[t * kWide + h] != expected ? 1 : 0;
+  }
+  EXPECT_EQ(wrong, 0);
+  close(file);
+  munmap(x, kBytes);
+  munmap(y, kBytes);
+}
+
+// #2564, #4080, #3614: one function sizes and carves, for every function and type.
+TEST(SmallBatchDefects, EveryFunctionAndTypeFitsItsSize) {
+  const LayerCase shape = kTestCases[1];
+  std::mt19937 random(5);
+  for (const NamedFunction& function : kFunctions) {
+    const Weights weights(shape, Shared::none, 6, {.name = function.name, .function = function.function});
+    for (const Arithmetic& arithmetic : kArithmetics) {
+      const Layer layer = weights.layer({.topk = shape.topk},
+                                        {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
+      const Rows x(DType::f32, random_table(3, shape.hidden, 1.0, random));
+      Rows y(DType::f32, 3, shape.hidden);
+      const std::size_t bytes = layer.workspace_bytes(3);
+      ASSERT_GT(bytes, 0U);
+      const Guarded memory(bytes, true);
+      layer.forward(x.view(), y.view(), Workspace(memory.data(), bytes));
+      EXPECT_EQ(y.bytes, forward(layer, x).bytes) << function.name << " " << arithmetic.name;
+    }
+  }
+}
+
+// #3840: there is no shape without a kernel: every element of the output is written, whatever the sizes.
+TEST(SmallBatchDefects, EveryShapeWritesEveryElement) {
+  std::mt19937 random(7);
+  for (std::int64_t size = 1; size <= 70; ++size) {
+    for (const Format format : {Format::f32, Format::bf16}) {
+      const Layer layer = constant_layer(3, size, 71 - size, 2, format);
+      Given given = random_given(4, 2, 3, random);
+      const Rows x(DType::f32, random_table(4, size, 1.0, random));
+      const Rows y = forward(layer, x, given.view());
+      for (std::int64_t t = 0; t < 4; ++t) {
+        for (std::int64_t h = 0; h < size; ++h) ASSERT_EQ(y.at(t, h), given.sum(t)) << "hidden " << size;
+      }
+    }
+  }
+}
+
+// #2762: a slot that is off has no row, and nothing is read or written for it.
+TEST(SmallBatchDefects, OffSlotsAddNothing) {
+  const Layer layer = constant_layer(5, 20, 6, 2);
+  std::mt19937 random(8);
+  const Rows x(DType::f32, random_table(3, 20, 1.0, random));
+  const float nan = std::nanf("");
+  Given given{3, 3, {-1, 2, -1, -1, -1, -1, 4, 4, -1}, {nan, 1, nan, nan, nan, nan, 0.5F, 0.25F, nan}};
+  const Rows y = forward(layer, x, given.view());
+  EXPECT_EQ(y.at(0, 0), 3);
+  EXPECT_EQ(y.at(1, 0), 0);
+  EXPECT_EQ(y.at(2, 19), 3.75);
+}
+
+// #1469: ids beyond the experts are refused, by name.
+TEST(SmallBatchDefects, IdsBeyondTheExpertsAreRefused) {
+  const Layer layer = constant_layer(5, 20, 6, 2);
+  std::mt19937 random(9);
+  const Rows x(DType::f32, random_table(2, 20, 1.0, random));
+  for (const std::int32_t id : {5, -2, INT32_MAX, INT32_MIN}) {
+    Given given{2, 2, {0, 1, 2, id}, {1, 1, 1, 1}};
+    try {
+      forward(layer, x, given.view());
+      FAIL() << id;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("token 1 slot 1 names expert " + std::to_string(id)), std::string::npos);
+    }
+  }
+}
+
+// #2629: row → token and slot → row are inverse, with several slots per token.
+TEST(SmallBatchDefects, MapsOfAPlanAreInverse) {
+  std::mt19937 random(10);
+  for (const std::int32_t topk : {1, 3, 8}) {
+    Given given = random_given(200, topk, 11, random);
+    const Workspace workspace(plan_bytes(200, topk, 11, Threads::pool(2)));
+    const Plan plan = make_plan(given.expert.data(), 200, topk, 11, workspace, Threads::pool(2));
+    std::vector<int> seen(static_cast<std::size_t>(plan.rows));
+    for (std::int64_t slot = 0; slot < 200 * topk; ++slot) {
+      const std::int64_t row = plan.slot_to_row[slot];
+      const std::int32_t expert = given.expert[static_cast<std::size_t>(slot)];
+      ASSERT_EQ(row < 0, expert < 0);
+      if (row < 0) continue;
+      ++seen[static_cast<std::size_t>(row)];
+      EXPECT_EQ(plan.row_to_token[row], slot / topk);
+      EXPECT_TRUE(plan.offset[expert] <= row && row < plan.offset[expert + 1]);
+    }
+    EXPECT_TRUE(std::all_of(seen.begin(), seen.end(), [](int times) { return times == 1; }));
+  }
+}
+
+// #3644, #3925: what is written has the type that was asked for.
+TEST(SmallBatchDefects, OutputsHaveTheTypeTheyWereAskedFor) {
+  const LayerCase shape = kTestCases[1];
+  const Weights weights(shape, Shared::plain, 11);
+  std::mt19937 random(12);
+  const reference::Table values = random_table(9, shape.hidden, 1.0, random);
+  for (const Arithmetic& arithmetic : kArithmetics) {
+    const Layer layer =
+        weights.layer({.topk = shape.topk}, {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
+    for (const DType in : {DType::f32, DType::bf16}) {
+      const Rows x(in, values);
+      const Rows wide = forward(layer, x, DType::f32);
+      const Rows narrow = forward(layer, x, DType::bf16);
+      for (std::int64_t t = 0; t < 9; ++t) {
+        for (std::int64_t h = 0; h < shape.hidden; ++h) ASSERT_EQ(narrow.at(t, h), round_bf16(wide.at(t, h)));
+      }
+    }
+  }
+}
+
+// #3803, #3946, #3875: extreme logits give finite weights whose sum is the scale.
+TEST(SmallBatchDefects, ExtremeLogitsGiveWeightsThatSumToTheScale) {
+  const LayerCase shape = kTestCases[1];
+  std::mt19937 random(13);
+  for (const Score score : {Score::softmax, Score::sigmoid}) {
+    for (const double size : {1e-4, 1.0, 1e4}) {
+      for (const float offset : {0.0F, 35.0F}) {
+        Weights weights(shape, Shared::none, 14);
+        for (double& value : weights.router.value) value *= size;
+        const std::vector<float> bias(static_cast<std::size_t>(shape.experts), offset);
+        RouterOptions router{.topk = shape.topk, .score = score, .normalize = Normalize::sum, .scale = 2.5F};
+        if (score == Score::sigmoid) router.selection_bias = {bias.data(), DType::f32};
+        const Layer layer = weights.layer(router, {});
+        const Rows x(DType::f32, random_table(20, shape.hidden, 1.0, random));
+        Rows y(DType::f32, 20, shape.hidden);
+        const Workspace workspace(layer.workspace_bytes(20));
+        const Routing routing = layer.forward(x.view(), y.view(), workspace).routing;
+        for (std::int64_t t = 0; t < 20; ++t) {
+          double sum = 0;
+          for (std::int32_t k = 0; k < shape.topk; ++k) sum += static_cast<double>(routing.weight[t * shape.topk + k]);
+          // All sigmoids of a token may be 0; then so are its weights.
+          EXPECT_TRUE(std::abs(sum - 2.5) < 1e-5 || (score == Score::sigmoid && sum == 0)) << sum;
+          EXPECT_TRUE(std::isfinite(y.at(t, 0)));
+        }
+      }
+    }
+  }
+}
+
+// #2238: experts and rows of zeros give zeros, in every format.
+TEST(SmallBatchDefects, ZeroExpertsAndZeroRowsGiveZeros) {
+  const LayerCase shape = kTestCases[0];
+  std::mt19937 random(15);
+  for (const bool zero_experts : {true, false}) {
+    Weights weights(shape, Shared::none, 16);
+    if (zero_experts) {
+      for (reference::Expert& expert : weights.block.experts) {
+        for (reference::Table* table : {&expert.gate, &expert.up, &expert.down}) {
+          std::fill(table->value.begin(), table->value.end(), 0.0);
+        }
+      }
+    }
+    for (const Arithmetic& arithmetic : kArithmetics) {
+      const Layer layer = weights.layer({.topk = shape.topk},
+                                        {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
+      reference::Table values = random_table(3, shape.hidden, 1.0, random);
+      if (!zero_experts) std::fill(values.value.begin(), values.value.end(), 0.0);
+      const Rows y = forward(layer, Rows(DType::f32, values));
+      for (std::int64_t t = 0; t < 3; ++t) {
+        for (std::int64_t h = 0; h < shape.hidden; ++h) ASSERT_EQ(y.at(t, h), 0.0) << arithmetic.name;
+      }
+    }
+  }
+}
+
+// #4027: one workspace over random batches gives what a fresh one gives.
+TEST(SmallBatchDefects, OneWorkspaceOverRandomBatchesGivesWhatFreshOnesGive) {
+  const LayerCase shape = kTestCases[1];
+  const Weights weights(shape, Shared::gated, 17);
+  const Layer layer = weights.layer({.topk = shape.topk}, {.threads = Threads::pool(2)});
+  const std::size_t bytes = layer.workspace_bytes(40);
+  const Guarded memory(bytes, true);
+  const Workspace workspace(memory.data(), bytes);
+  std::mt19937 random(18);
+  for (int i = 0; i < 40; ++i) {
+    const Rows x(DType::f32, random_table(random_of<std::int64_t>(random, 0, 40), shape.hidden, 1.0, random));
+    Rows y(DType::f32, x.rows, x.cols);
+    layer.forward(x.view(), y.view(), workspace);
+    ASSERT_EQ(y.bytes, forward(layer, x).bytes) << "call " << i << " tokens " << x.rows;
+  }
+}
+
+// #4027 too: small numbers are not lost before fp32 itself has no digits for them. Experts without curvature scale.
+TEST(SmallBatchDefects, TinyMagnitudesScaleTheOutput) {
+  const LayerCase shape = kTestCases[1];
+  const Weights weights(shape, Shared::none, 19, {.name = "relu", .function = {Activation::relu, false}});
+  const Layer layer = weights.layer({.topk = shape.topk}, {});
+  std::mt19937 random(20);
+  const reference::Table values = random_table(4, shape.hidden, 1.0, random);
+  reference::Table tiny = values;
+  for (double& value : tiny.value) value = std::ldexp(static_cast<double>(static_cast<float>(value)), -80);
+  Given given = random_given(4, 3, shape.experts, random);
+  const Rows y = forward(layer, Rows(DType::f32, values), given.view());
+  const Rows small = forward(layer, Rows(DType::f32, tiny), given.view());
+  for (std::int64_t h = 0; h < shape.hidden; ++h) EXPECT_EQ(small.at(1, h), std::ldexp(y.at(1, h), -80));
+}
+
+// #4531: no tokens, and tokens without an expert, end and write what there is to write.
+TEST(SmallBatchDefects, NoTokensAndNoExpertsEnd) {
+  const Layer layer = constant_layer(4, 12, 5, 3);
+  Given none{0, 2, {}, {}};
+  const Workspace workspace(layer.workspace_bytes(0, 2));
+  layer.forward({nullptr, DType::f32, 0, 12}, none.view(), {nullptr, DType::f32, 0, 12}, workspace);
+  std::mt19937 random(21);
+  Given off{5, 2, std::vector<std::int32_t>(10, -1), std::vector<float>(10, 1)};
+  const Rows y = forward(layer, Rows(DType::f32, random_table(5, 12, 1.0, random)), off.view());
+  for (std::int64_t t = 0; t < 5; ++t) EXPECT_EQ(y.at(t, 11), 0.0);
+}
+
+// #4255, #4285: a forward ends, with the same bits, while others keep every processor busy.
+TEST(SmallBatchDefects, ForwardsEndBesideWorkThatNeverYields) {
+  const LayerCase shape = kTestCases[0];
+  const Weights weights(shape, Shared::plain, 22);
+  const Layer layer = weights.layer({.topk = shape.topk}, {.threads = Threads::pool(4)});
+  std::mt19937 random(23);
+  const Rows x(DType::f32, random_table(3, shape.hidden, 1.0, random));
+  const Rows expected = forward(layer, x);
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> hogs;
+  for (int i = 0; i < Threads().count() + 1; ++i) {
+    hogs.emplace_back([&] {
+      while (!stop) {
+      }
+    });
+  }
+  for (int i = 0; i < 50; ++i) EXPECT_EQ(forward(layer, x).bytes, expected.bytes);
+  stop = true;
+  for (std::thread& hog : hogs) hog.join();
+}
+
+// #3371, #4139, #4192: callers that run at once never wait for one another's helpers.
+TEST(SmallBatchDefects, ManyCallersAtOnceEnd) {
+  const LayerCase shape = kTestCases[1];
+  const Weights weights(shape, Shared::plain, 24);
+  const Layer layer = weights.layer({.topk = shape.topk}, {.threads = Threads::pool(3)});
+  std::mt19937 random(25);
+  const Rows x(DType::f32, random_table(6, shape.hidden, 1.0, random));
+  const Rows expected = forward(layer, x);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 6; ++i) {
+    callers.emplace_back([&] {
+      for (int call = 0; call < 30; ++call) wrong += forward(layer, x).bytes == expected.bytes ? 0 : 1;
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+std::size_t mappings() {
+  std::ifstream file("/proc/self/maps");
+  std::size_t lines = 0;
+  for (std::string line; std::getline(file, line);) ++lines;
+  return lines;
+}
+
+// #3709, #4558: nothing is kept for layers that are gone.
+TEST(SmallBatchDefects, MemoryReturnsToWhereItWas) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer keeps what is freed";
+  const auto use = [] {
+    const Layer layer = constant_layer(8, 64, 32, 2);
+    std::mt19937 random(26);
+    Given given = random_given(5, 2, 8, random);
+    forward(layer, Rows(DType::f32, random_table(5, 64, 1.0, random)), given.view());
+  };
+  for (int i = 0; i < 3; ++i) use();
+  const std::size_t maps = mappings();
+  const std::size_t heap = mallinfo2().uordblks;
+  for (int i = 0; i < 50; ++i) use();
+  EXPECT_LE(mallinfo2().uordblks, heap + 4096);
+  EXPECT_LE(mappings(), maps + 2);
+}
+
+// #3932: every code of a narrow type is read as what it stands for, subnormal ones too.
+TEST(SmallBatchDefects, EveryCodeOfTheNarrowTypesIsReadExactly) {
+  std::vector<std::uint16_t> codes(1 << 16);
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint16_t>(i);
+  std::vector<float> found(codes.size());
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    const int digits = dtype == DType::bf16 ? 7 : 10;
+    const int bias = dtype == DType::bf16 ? 127 : 15;
+    read_row({codes.data(), dtype, 0, 1}, 0, 0, 1 << 16, found.data());
+    for (std::uint32_t code = 0; code < codes.size(); ++code) {
+      const int exponent = static_cast<int>((code & 0x7fff) >> digits);
+      const auto fraction = static_cast<double>(code & ((1U << digits) - 1));
+      if (exponent == 2 * bias + 1) {
+        ASSERT_FALSE(std::isfinite(found[code]));
+        ASSERT_EQ(std::isnan(found[code]), fraction != 0);
+        continue;
+      }
+      const double magnitude = exponent == 0 ? std::ldexp(fraction, 1 - bias - digits)
+                                             : std::ldexp(fraction + (1 << digits), exponent - bias - digits);
+      ASSERT_EQ(std::abs(static_cast<double>(found[code])), magnitude) << code;
+      ASSERT_EQ(std::signbit(found[code]), code >= 0x8000) << code;
+    }
+  }
+}
+
+// #3227: every arithmetic agrees with the reference for batches of every small size.
+TEST(SmallBatchDefects, EveryArithmeticMatchesTheReferenceForSmallBatches) {
+  const LayerCase shape = kTestCases[1];
+  const Weights weights(shape, Shared::gated, 27);
+  std::mt19937 random(28);
+  for (const Arithmetic& arithmetic : kArithmetics) {
+    const Layer layer =
+        weights.layer({.topk = shape.topk}, {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
+    for (std::int64_t tokens = 1; tokens <= 16; ++tokens) {
+      const reference::Table values = random_table(tokens, shape.hidden, 1.0, random);
+      const Rows x(DType::f32, values);
+      Rows y(DType::f32, tokens, shape.hidden);
+      const Workspace workspace(layer.workspace_bytes(tokens));
+      const Routing routing = layer.forward(x.view(), y.view(), workspace).routing;
+      const reference::Routing taken{routing.topk,
+                                     {routing.expert, routing.expert + tokens * shape.topk},
+                                     {routing.weight, routing.weight + tokens * shape.topk}};
+      EXPECT_LE(difference(y, weights.expected(values, taken, arithmetic.activations)), arithmetic.tolerance)
+          << arithmetic.name << " tokens " << tokens;
+    }
+  }
+}
+
+// #3661, #2821: every number of rows on an expert has its tiles, and gives the bits of one row at a time.
+TEST(SmallBatchDefects, EveryRowCountGivesTheBitsOfSingleRows) {
+  const LayerCase shape = kTestCases[3];
+  const Weights weights(shape, Shared::none, 29);
+  std::mt19937 random(30);
+  const Rows x(DType::f32, random_table(160, shape.hidden, 1.0, random));
+  for (const Arithmetic& arithmetic : kArithmetics) {
+    const Layer layer = weights.layer({.topk = 1}, {arithmetic.format, arithmetic.activations});
+    const Workspace workspace(layer.workspace_bytes(160));
+    Rows single(DType::f32, 160, shape.hidden);
+    for (std::int64_t t = 0; t < 160; ++t) layer.forward(x.view(t, 1), single.view(t, 1), workspace);
+    for (std::int64_t tokens = 1; tokens <= 160; ++tokens) {
+      Rows y(DType::f32, tokens, shape.hidden);
+      layer.forward(x.view(0, tokens), y.view(), workspace);
+      ASSERT_TRUE(std::equal(y.bytes.begin(), y.bytes.end(), single.bytes.begin())) << arithmetic.name << " " << tokens;
+    }
+  }
+}
+
+// #4186: nothing is written behind a row of the output or behind all of it.
+TEST(SmallBatchDefects, NothingIsWrittenBehindARowOrTheOutput) {
+  std::mt19937 random(31);
+  for (const std::int64_t hidden : {1, 15, 17, 33}) {
+    const Layer layer = constant_layer(3, hidden, 8, 2);
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const std::int64_t stride = hidden + 3;
+      const std::size_t bytes = static_cast<std::size_t>(4 * stride + hidden) * dtype_bytes(dtype);
+      const Guarded out(bytes, true);
+      const Rows x(DType::f32, random_table(5, hidden, 1.0, random));
+      Given given = random_given(5, 2, 3, random);
+      Matrix y(out.data(), dtype, 5, hidden);
+      y.stride = stride;
+      layer.forward(x.view(), given.view(), y, Workspace(layer.workspace_bytes(5, 2)));
+      const std::size_t size = dtype_bytes(dtype);
+      for (std::size_t row = 0; row < 4; ++row) {
+        const std::byte* gap =
+            out.data() + (row * static_cast<std::size_t>(stride) + static_cast<std::size_t>(hidden)) * size;
+        EXPECT_TRUE(std::all_of(gap, gap + 3 * size, [](std::byte b) { return b == std::byte{0xff}; }));
+      }
+    }
+  }
+}
+
+// #4602: the table of every instruction set is whole.
+TEST(SmallBatchDefects, EveryTableOfKernelsIsWhole) {
+  const Isa before = current_isa();
+  for (const Isa isa : available_isas()) {
+    set_isa(isa);
+    const Kernels& kernels = current_kernels();
+    EXPECT_EQ(kernels.isa, isa);
+    EXPECT_TRUE(kernels.gemm && kernels.route && kernels.route_backward && kernels.histogram && kernels.combine &&
+                kernels.accumulate && kernels.read && kernels.peak_fma)
+        << isa_name(isa);
+  }
+  set_isa(before);
+}
+
+// #3499: no parameter is ignored: each changes the output.
+TEST(SmallBatchDefects, EveryParameterChangesTheOutput) {
+  const LayerCase shape = kTestCases[1];
+  std::mt19937 random(32);
+  const Rows x(DType::f32, random_table(6, shape.hidden, 1.0, random));
+  const RouterOptions router{.topk = shape.topk, .score = Score::sigmoid};
+  const Extras plain{.name = "plain",
+                     .function = {.activation = Activation::softcapped, .limit = 1.5F, .alpha = 0.8F},
+                     .shared_scale = 0.5F};
+  const auto run = [&](const Extras& extras, const RouterOptions& options) {
+    return forward(Weights(shape, Shared::plain, 33, extras).layer(options, {}), x).bytes;
+  };
+  const std::vector<std::byte> expected = run(plain, router);
+  EXPECT_EQ(run(plain, router), expected);
+  const auto with = [&](auto change) {
+    Extras extras = plain;
+    RouterOptions options = router;
+    change(extras, options);
+    return run(extras, options);
+  };
+  const std::vector<float> bias = {3, -3, 2, -2, 1, -1, 0, 4, -4, 5};
+  EXPECT_NE(with([](Extras& e, RouterOptions&) { e.function.limit = 0.9F; }), expected);
+  EXPECT_NE(with([](Extras& e, RouterOptions&) { e.function.alpha = 0.3F; }), expected);
+  EXPECT_NE(with([](Extras& e, RouterOptions&) { e.function = {}; }), expected);
+  EXPECT_NE(with([](Extras& e, RouterOptions&) { e.shared_function = kReluSquared; }), expected);
+  EXPECT_NE(with([](Extras& e, RouterOptions&) { e.shared_scale = 1; }), expected);
+  EXPECT_NE(with([](Extras& e, RouterOptions&) { e.weight_on_input = true; }), expected);
+  EXPECT_NE(with([](Extras&, RouterOptions& r) { r.topk = 2; }), expected);
+  EXPECT_NE(with([](Extras&, RouterOptions& r) { r.scale = 2.5F; }), expected);
+  EXPECT_NE(with([](Extras&, RouterOptions& r) { r.score = Score::softmax; }), expected);
+  EXPECT_NE(with([](Extras&, RouterOptions& r) { r.normalize = Normalize::sum; }), expected);
+  EXPECT_NE(with([](Extras&, RouterOptions& r) { r.logit_scale = 0.5F; }), expected);
+  EXPECT_NE(with([](Extras&, RouterOptions& r) { r.softcap = 0.5F; }), expected);
+  EXPECT_NE(with([&](Extras&, RouterOptions& r) { r.selection_bias = {bias.data(), DType::f32}; }), expected);
+  EXPECT_NE(with([&](Extras&, RouterOptions& r) { r.logit_bias = bias.data(); }), expected);
+  EXPECT_NE(with([&](Extras&, RouterOptions& r) { r.expert_scale = bias.data(); }), expected);
+}
+
+// #2882: what goes wrong while a layer is made reaches the caller as it was thrown.
+TEST(SmallBatchDefects, ErrorsReachTheCaller) {
+  LayerWeights weights;
+  weights.experts = 2;
+  weights.hidden = 4;
+  weights.ffn = 4;
+  weights.expert = [](std::int32_t) -> ExpertTensors { throw std::runtime_error("the disk is gone"); };
+  try {
+    const Layer layer(weights, {}, {});
+    FAIL();
+  } catch (const std::runtime_error& error) {
+    EXPECT_STREQ(error.what(), "the disk is gone");
+  }
+}
+
+}  // namespace
