@@ -34,7 +34,7 @@ struct RunOptions {
   std::string tensor;                // empty: layer.L.input
   DType dtype = DType::f32;
   std::optional<Format> weights;  // by default what layer_options has
-  std::optional<DType> router;  // see LayerOptions
+  std::optional<DType> router;    // see LayerOptions
   int threads = 0;
   std::filesystem::path cache;  // folder of packed weights; empty: none
   bool expect = false;

@@ -155,7 +155,7 @@ void RecordStore::read(std::int64_t sequence, std::int64_t begin, std::int64_t e
   const std::vector<std::int64_t> places = find_layers(stored.schema, layers);
   const std::size_t set_bytes = record_row_bytes(stored.schema) / stored.schema.layers.size();
   const auto count = static_cast<std::size_t>(end - begin);
-  std::memset(ids, 0, count * places.size() * set_bytes);
+  std::fill_n(static_cast<std::byte*>(ids), count * places.size() * set_bytes, std::byte{0});
   std::fill_n(valid, count, std::uint8_t{0});
   const Strides strides = layout == RecordLayout::rows_first ? Strides{places.size() * set_bytes, set_bytes}
                                                              : Strides{set_bytes, count * set_bytes};
