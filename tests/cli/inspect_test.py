@@ -8,6 +8,10 @@ from tool import BAD_DATA, CliTest, FOLDERS, GOLDEN, IO, NOT_SUPPORTED, main
 
 
 class Inspect(CliTest):
+    # Bytes of a weight, with its share of the scales.
+    BYTES = {"f32": 4, "bf16": 2, "int8": 1, "int4": 0.5 + 2 / 128, "fp8": 1 + 4 / 128, "mxfp4": 0.5 + 1 / 32,
+             "mxfp8": 1 + 1 / 32, "nvfp4": 0.5 + 1 / 16}
+
     def test_json(self):
         path = GOLDEN / "qwen2_moe"
         have = json.loads(self.call("inspect", path, "--json"))
@@ -33,9 +37,15 @@ class Inspect(CliTest):
             "weights": "f32",
             "file_bytes": sum(len(content) for _, _, content in tensors.values()),
             "moe_bytes": sum(blocks.values()),
-            "formats": {"f32": 4 * weights, "bf16": 2 * weights},
+            "formats": {name: int(size * weights) for name, size in self.BYTES.items()},
             "unsupported": [],
         })
+
+    def test_one_format(self):
+        path = GOLDEN / "qwen2_moe"
+        have = json.loads(self.call("inspect", path, "--weights", "nvfp4", "--tokens", 8, "--json"))
+        self.assertEqual(list(have["formats"]), ["nvfp4"])
+        self.assertGreater(min(have["workspace_bytes"]), 0)
 
     def test_workspace(self):
         path = GOLDEN / "qwen2_moe"
