@@ -58,12 +58,12 @@ std::vector<float> run(const Problem& problem, std::int64_t tile_bytes, int thre
 }
 
 TEST(Grouped, BitsDoNotDependOnCachesOrThreads) {
-  for (const Problem& problem : {Problem{70, 1100, Format::f32, Math::f32, {0, 1, 400, 27, 26, 0, 157}},
+  for (const Problem& problem : {Problem{70, 1100, Format::f32, Math::f32, {0, 1, 200, 27, 26, 0, 157}},
                                  Problem{70, 1100, Format::bf16, Math::bf16, {3, 200, 1, 52}},
-                                 Problem{33, 40, Format::bf16, Math::widened, {1000}}}) {
+                                 Problem{33, 40, Format::bf16, Math::widened, {400}}}) {
     const std::vector<float> expected = run(problem, -1, 1);
-    for (const std::int64_t tile_bytes : {0, 1, 200'000, 400'000, 1 << 30}) {
-      for (const int threads : {1, 2, 5}) {
+    for (const std::int64_t tile_bytes : {0, 200'000, 1 << 30}) {
+      for (const int threads : {2, 5}) {
         EXPECT_EQ(run(problem, tile_bytes, threads), expected) << tile_bytes << " bytes, " << threads << " threads";
       }
     }

@@ -151,7 +151,7 @@ TEST_F(PackCache, OtherMagic) {
 }
 
 TEST_F(PackCache, OneBitAnywhereThatIsUsed) {
-  // Every byte of the header with its checksum, and samples of the buffers behind it. Padding is not looked at.
+  // Samples of the header and of the buffers behind it. Padding is not looked at.
   std::vector<std::size_t> places;
   for (std::size_t at = 0; at < 256; at += 5) places.push_back(at);
   for (std::size_t at = 4096; at < good_.size(); at += good_.size() / 7) places.push_back(at);
