@@ -33,10 +33,10 @@ void gemm(benchmark::State& state, const LayerCase& shape, const Type& type, std
   PackedMatrices packed(1, shape.ffn, shape.hidden, false, type.format);
   packed.pack(0, {weight.data(), DType::f32, shape.hidden, 1}, {}, Threads());
   Carver counting;
-  carve_grouped(counting, rows, 1, packed.padded_depth(), 1);
+  carve_grouped(counting, rows, 1, scratch_bytes(packed, rows), 1);
   const Workspace workspace(counting.bytes());
   Carver carver(workspace.data());
-  const GroupedMemory memory = carve_grouped(carver, rows, 1, packed.padded_depth(), 1);
+  const GroupedMemory memory = carve_grouped(carver, rows, 1, scratch_bytes(packed, rows), 1);
   std::vector<float> out(static_cast<std::size_t>(rows * packed.out_width()));
   const std::int64_t offset[] = {0, rows};
   GroupedGemm grouped;

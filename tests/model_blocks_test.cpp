@@ -84,7 +84,7 @@ void expect_unsupported(const Checkpoint& checkpoint, const std::string& reason)
 TEST(ModelBlocks, ATableHasIds) {
   Checkpoint checkpoint = golden("deepseek_v4");
   checkpoint.tensor("layers.0.ffn.gate.tid2eid").dtype = DType::f64;
-  expect_unsupported(checkpoint, "router or shared tensors are f64, supported: i16, i32, i64");
+  expect_unsupported(checkpoint, "the table of experts is f64, supported: i16, i32, i64");
 }
 
 // ---- arrays of the router

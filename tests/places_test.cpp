@@ -114,6 +114,13 @@ const Written kWritten[] = {
     {"mlp.experts.down_proj mlp.experts.gate_up_proj mlp.router.weight mlp.shared_experts.down_proj.weight "
      "mlp.shared_experts.gate_proj.weight mlp.shared_experts.up_proj.weight",
      {"aria"}},
+    {"feed_forward.experts.0.down_proj.weight feed_forward.experts.0.gate_proj.weight "
+     "feed_forward.experts.0.up_proj.weight feed_forward.router.weight feed_forward.shared_expert.down_proj.weight "
+     "feed_forward.shared_expert.gate_proj.weight feed_forward.shared_expert.up_proj.weight",
+     {"llama4"}},
+    {"mlp.experts.down_proj mlp.experts.down_proj_bias mlp.experts.gate_up_proj mlp.experts.gate_up_proj_bias "
+     "mlp.router.bias mlp.router.weight",
+     {"gpt_oss"}},
 };
 
 TEST(Places, NamesBesideTheReleasedOnes) {
@@ -124,7 +131,10 @@ TEST(Places, NamesBesideTheReleasedOnes) {
     }
   }
   for (const Written& written : kWritten) EXPECT_EQ(found[written.names], written.families) << written.names;
-  EXPECT_EQ(found.size(), std::size(kWritten));
+  for (const auto& [names, families] : found) {
+    const auto known = [&names = names](const Written& written) { return written.names == names; };
+    EXPECT_TRUE(std::any_of(std::begin(kWritten), std::end(kWritten), known)) << names;
+  }
 }
 
 }  // namespace

@@ -151,10 +151,10 @@ void run_exact(const std::vector<std::int64_t>& rows_of, std::int64_t depth, int
   }
   const std::int64_t rows = offset.back();
   Carver counting;
-  carve_grouped(counting, rows, count, weights.padded_depth(), threads);
+  carve_grouped(counting, rows, count, scratch_bytes(weights, rows), threads);
   const Workspace workspace(counting.bytes());
   Carver carver(workspace.data());
-  GroupedMemory memory = carve_grouped(carver, rows, count, weights.padded_depth(), threads);
+  GroupedMemory memory = carve_grouped(carver, rows, count, scratch_bytes(weights, rows), threads);
   const std::ptrdiff_t piece_bytes = memory.scratch - reinterpret_cast<std::byte*>(memory.pieces);
   const Guarded pieces(static_cast<std::size_t>(piece_bytes), true);
   const Guarded scratch(memory.scratch_bytes * static_cast<std::size_t>(threads), true);
