@@ -24,13 +24,10 @@ class Bench(CliTest):
             self.assertGreater(result["probe"]["dram_gbps"], 0)
 
     def test_formats(self):
-        names = ["f32", "bf16", "int8", "int4", "fp8", "mxfp4", "mxfp8", "nvfp4"]
-        result = json.loads(self.call("bench", "layer", "--config", "64,32,8,2", "--tokens", "1", "--weights", "all",
+        result = json.loads(self.call("bench", "layer", "--config", "64,32,8,2", "--tokens", "1", "--weights", "int4,fp8",
                                       "--threads", 1, "--json"))
-        self.assertEqual([row["weights"] for row in result["rows"]], names)
-        text = self.call("bench", "layer", "--config", "64,32,8,2", "--tokens", "1", "--weights", "int4,fp8")
-        self.assertIn("int4", text)
-        self.assertIn("fp8", text)
+        self.assertEqual([row["weights"] for row in result["rows"]], ["int4", "fp8"])
+        self.assertGreater(min(row["roofline"] for row in result["rows"]), 0)
 
     def test_routes(self):
         keys = ["router", "score", "logits", "experts", "topk", "tokens", "isa", "threads", "ms", "ns_per_token",
