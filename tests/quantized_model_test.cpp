@@ -87,6 +87,27 @@ TEST(QuantizedModel, InfoSaysWhatIsStored) {
   }
 }
 
+// The cache knows a weight by all of its tensors.
+TEST(QuantizedModel, PackedFilesAreMappedAgainUntilAScaleChanges) {
+  const TempFolder cache;
+  Checkpoint checkpoint = golden("kimi_k25_int4");
+  const TempFolder folder;
+  checkpoint.write(folder.path());
+  const auto packed_experts = [&] {
+    int calls = 0;
+    Model::open(folder.path())
+        .layer(
+            1, {}, [&](std::int32_t, std::int32_t) { ++calls; }, cache.path());
+    return calls;
+  };
+  EXPECT_EQ(packed_experts(), 8);
+  EXPECT_EQ(packed_experts(), 1);
+  const char* name = "language_model.model.layers.1.mlp.experts.3.up_proj.weight_scale";
+  data_of<std::uint16_t>(checkpoint.tensor(name))[0] ^= 1;
+  checkpoint.write(folder.path());
+  EXPECT_EQ(packed_experts(), 8);
+}
+
 // ---- parts that are missing or do not fit
 
 TEST(QuantizedMisfit, MissingScales) {
