@@ -29,11 +29,8 @@ alignas(64) inline constexpr std::uint32_t kEighths[16] = {
     0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7,
     0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
 
-// The two largest of some numbers.
-struct TopTwo {
-  float first;
-  float second;
-};
+// Groups of experts whose scores are found at once.
+inline constexpr int kTopGroups = 8;
 // Rows that one call of gemm takes at most: a multiple of the tile heights 6 and 13, and 5 MiB of rows at a depth of
 // 8192.
 inline constexpr std::int64_t kMaxGemmRows = 156;

@@ -173,6 +173,8 @@ struct V16 {
   static V16 mantissa(V16 a) { return {mantissa(a.low), mantissa(a.high)}; }
   static V16 sqrt(V16 a) { return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
   static V16 join(__m256 low, __m256 high) { return {low, high}; }
+  static __m256 lower(V16 a) { return a.low; }
+  static __m256 upper(V16 a) { return a.high; }
   // Bit i: value[i], i < 64, is at least `least`, the same in all lanes.
   static std::uint64_t mask_at_least(const float* value, V16 least) {
     return std::uint64_t{mask_of_half(value, least.low)} | std::uint64_t{mask_of_half(value + 32, least.low)} << 32;
@@ -189,17 +191,6 @@ struct V16 {
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
-  }
-  // The two largest of both over all lanes, no lane of `second` above `first`'s, none of them NaN.
-  static TopTwo top_two(V16 first, V16 second) {
-    const __m256 eight = _mm256_max_ps(first.low, first.high);
-    const __m256 below = _mm256_max_ps(_mm256_min_ps(first.low, first.high), _mm256_max_ps(second.low, second.high));
-    __m128 a = _mm256_castps256_ps128(eight);
-    __m128 b = _mm256_castps256_ps128(below);
-    merge(a, b, _mm256_extractf128_ps(eight, 1), _mm256_extractf128_ps(below, 1));
-    merge(a, b, _mm_movehl_ps(a, a), _mm_movehl_ps(b, b));
-    merge(a, b, _mm_movehdup_ps(a), _mm_movehdup_ps(b));
-    return {_mm_cvtss_f32(a), _mm_cvtss_f32(b)};
   }
   // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
   static float sum(V16 a) {
@@ -232,11 +223,6 @@ struct V16 {
   }
 
  private:
-  // Two largest of each lane: a and b, with those of c and d.
-  static void merge(__m128& a, __m128& b, __m128 c, __m128 d) {
-    b = _mm_max_ps(_mm_min_ps(a, c), _mm_max_ps(b, d));
-    a = _mm_max_ps(a, c);
-  }
   static std::uint32_t mask_of_half(const float* value, __m256 least) {
     __m256i reached[4];
     for (int i = 0; i < 4; ++i) {

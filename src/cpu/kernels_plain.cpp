@@ -230,17 +230,6 @@ struct V16 : Lanes<kLanes, V16> {
     }
     return value;
   }
-  // The two largest of both over all lanes, no lane of `second` above `first`'s, none of them NaN.
-  static TopTwo top_two(const V16& first, const V16& second) {
-    TopTwo top{first.lane[0], second.lane[0]};
-    for (int i = 1; i < kLanes; ++i) {
-      const float lower = first.lane[i] > top.first ? top.first : first.lane[i];
-      top.first = first.lane[i] > top.first ? first.lane[i] : top.first;
-      top.second = lower > top.second ? lower : top.second;
-      top.second = second.lane[i] > top.second ? second.lane[i] : top.second;
-    }
-    return top;
-  }
   // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
   static float sum(V16 a) {
     for (int width = kLanes / 2; width > 0; width /= 2) {
@@ -334,6 +323,21 @@ struct Keys {
     *id_out = id;
   }
 };
+
+// Of each of kTopGroups groups the largest and the next, from those of its lanes.
+inline void top_two_of_groups(const V16* first, const V16* second, float* largest, float* next) {
+  for (int g = 0; g < kTopGroups; ++g) {
+    largest[g] = first[g].lane[0];
+    next[g] = second[g].lane[0];
+    for (int i = 1; i < kLanes; ++i) {
+      const float own = first[g].lane[i];
+      const float lower = own > largest[g] ? largest[g] : own;
+      largest[g] = own > largest[g] ? own : largest[g];
+      next[g] = lower > next[g] ? lower : next[g];
+      next[g] = second[g].lane[i] > next[g] ? second[g].lane[i] : next[g];
+    }
+  }
+}
 
 // Columns of [kLanes][kLanes].
 inline void transpose(const float (*from)[kLanes], V16* to) {

@@ -69,5 +69,42 @@ inline void transpose(const float (*from)[kLanes], V16* to) {
   }
 }
 
+// The largest of some numbers in each lane, and the next.
+struct TopTwo {
+  __m256 first;
+  __m256 second;
+};
+
+inline TopTwo merge(TopTwo a, TopTwo b) {
+  return {_mm256_max_ps(a.first, b.first),
+          _mm256_max_ps(_mm256_min_ps(a.first, b.first), _mm256_max_ps(a.second, b.second))};
+}
+
+// Of each of kTopGroups groups, from those of its lanes: halves of them side by side, until each has a lane.
+inline void top_two_of_groups(const V16* first, const V16* second, float* largest, float* next) {
+  TopTwo top[8];
+  for (int g = 0; g < 8; ++g) {
+    top[g] = merge({V16::lower(first[g]), V16::lower(second[g])}, {V16::upper(first[g]), V16::upper(second[g])});
+  }
+  for (int g = 0; g < 4; ++g) {
+    const TopTwo& a = top[g];
+    const TopTwo& b = top[g + 4];
+    top[g] = merge({_mm256_permute2f128_ps(a.first, b.first, 0x20), _mm256_permute2f128_ps(a.second, b.second, 0x20)},
+                   {_mm256_permute2f128_ps(a.first, b.first, 0x31), _mm256_permute2f128_ps(a.second, b.second, 0x31)});
+  }
+  for (int g = 0; g < 2; ++g) {
+    const TopTwo& a = top[2 * g];
+    const TopTwo& b = top[2 * g + 1];
+    top[g] = merge({_mm256_shuffle_ps(a.first, b.first, 0x44), _mm256_shuffle_ps(a.second, b.second, 0x44)},
+                   {_mm256_shuffle_ps(a.first, b.first, 0xee), _mm256_shuffle_ps(a.second, b.second, 0xee)});
+  }
+  const TopTwo& a = top[0];
+  const TopTwo& b = top[1];
+  const TopTwo all = merge({_mm256_shuffle_ps(a.first, b.first, 0x88), _mm256_shuffle_ps(a.second, b.second, 0x88)},
+                           {_mm256_shuffle_ps(a.first, b.first, 0xdd), _mm256_shuffle_ps(a.second, b.second, 0xdd)});
+  _mm256_storeu_ps(largest, all.first);
+  _mm256_storeu_ps(next, all.second);
+}
+
 }  // namespace
 }  // namespace switchyard

@@ -199,35 +199,67 @@ inline bool select_largest(const float* value, std::int32_t size, std::int32_t m
   return true;
 }
 
-// The sum of the `best` largest of value [size], largest first; −inf for a NaN.
-inline float sum_of_best(const float* value, std::int32_t size, std::int32_t best) {
+// The largest and the next of the elements of value [size] modulo kLanes.
+inline void top_two_of(const float* value, std::int32_t size, V16& first, V16& second) {
   const float lowest = -__builtin_inff();
-  float sum = 0.0F;
-  if (best > 2) {
-    std::int32_t id[kMaxChosen];
-    select_by_insertion(value, size, best, id);
-    sum = value[id[0]];
-    for (std::int32_t i = 1; i < best; ++i) {
-      sum += value[id[i]];
-    }
-  } else {
-    V16 first = V16::set(lowest);
-    V16 second = first;
-    const auto take = [&](V16 next) {
-      second = V16::max(second, V16::min(first, next));
-      first = V16::max(first, next);
-    };
-    std::int32_t at = 0;
-    for (; at + kLanes <= size; at += kLanes) {
-      take(V16::load(value + at));
-    }
-    if (at < size) {
-      take(V16::load_part(value + at, size - at, lowest));
-    }
-    const TopTwo top = V16::top_two(first, second);
-    sum = best == 2 ? top.first + top.second : top.first;
+  const auto take = [&](V16 next) {
+    second = V16::max(second, V16::min(first, next));
+    first = V16::max(first, next);
+  };
+  std::int32_t at = 0;
+  for (; at + kLanes <= size; at += kLanes) {
+    take(V16::load(value + at));
   }
-  return sum != sum ? lowest : sum;
+  if (at < size) {
+    take(V16::load_part(value + at, size - at, lowest));
+  }
+}
+
+inline float sum_of_best(const float* value, std::int32_t size, std::int32_t best) {
+  std::int32_t id[kMaxChosen];
+  select_by_insertion(value, size, best, id);
+  float sum = value[id[0]];
+  for (std::int32_t i = 1; i < best; ++i) {
+    sum += value[id[i]];
+  }
+  return sum;
+}
+
+// Of each group of `members` the sum of its best, largest first; −inf for a NaN, and behind the last group up to whole
+// blocks.
+inline void score_groups(const float* value, std::int32_t members, const RouterOptions& options, float* score) {
+  const V16 lowest = V16::set(-__builtin_inff());
+  const std::int32_t padded = round_to_lanes(options.groups);
+  alignas(64) float next[kMaxGroups];
+  for (std::int32_t at = 0; at < padded; at += kLanes) {
+    V16::store(score + at, lowest);
+    V16::store(next + at, lowest);
+  }
+  for (std::int32_t from = 0; options.group_best <= 2 && from < options.groups; from += kTopGroups) {
+    V16 first[kTopGroups];
+    V16 second[kTopGroups];
+#pragma GCC unroll 8
+    for (std::int32_t g = 0; g < kTopGroups; ++g) {
+      V16 largest = lowest;
+      V16 second_largest = lowest;
+      if (from + g < options.groups) {
+        top_two_of(value + (from + g) * members, members, largest, second_largest);
+      }
+      first[g] = largest;
+      second[g] = second_largest;
+    }
+    top_two_of_groups(first, second, score + from, next + from);
+  }
+  for (std::int32_t g = 0; options.group_best > 2 && g < options.groups; ++g) {
+    score[g] = sum_of_best(value + g * members, members, options.group_best);
+  }
+  for (std::int32_t at = 0; at < padded; at += kLanes) {
+    V16 sum = V16::load(score + at);
+    if (options.group_best == 2) {
+      sum = V16::add(sum, V16::load(next + at));
+    }
+    V16::store(score + at, V16::max(sum, lowest));
+  }
 }
 
 // value [size] if it is kept, else `masked`.
@@ -249,12 +281,7 @@ inline void keep_groups(float* value, std::int32_t size, const RouterOptions& op
   const std::int32_t members = size / options.groups;
   alignas(64) float score[kMaxGroups];
   alignas(64) std::int32_t places[kMaxGroups];
-  for (std::int32_t g = 0; g < options.groups; ++g) {
-    score[g] = sum_of_best(value + g * members, members, options.group_best);
-  }
-  for (std::int32_t g = options.groups; g < round_to_lanes(options.groups); ++g) {
-    score[g] = -__builtin_inff();
-  }
+  score_groups(value, members, options, score);
   place(score, options.groups, options.groups, places);
   const V16 masked = V16::set(options.masked_zero ? 0.0F : -__builtin_inff());
   for (std::int32_t g = 0; g < options.groups; ++g) {

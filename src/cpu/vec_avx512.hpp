@@ -112,7 +112,7 @@ struct V16 {
     return {_mm512_mask_blend_ps(below, no.all, yes.all)};
   }
   static std::int32_t sum_count(V16 count) {
-    const __m256i eight = _mm256_add_epi32(_mm256_castps_si256(low(count)), _mm256_castps_si256(high(count)));
+    const __m256i eight = _mm256_add_epi32(_mm256_castps_si256(lower(count)), _mm256_castps_si256(upper(count)));
     const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
     const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
@@ -132,6 +132,8 @@ struct V16 {
     const __m512d first = _mm512_castpd256_pd512(_mm256_castps_pd(low));
     return {_mm512_castpd_ps(_mm512_insertf64x4(first, _mm256_castps_pd(high), 1))};
   }
+  static __m256 lower(V16 a) { return _mm512_castps512_ps256(a.all); }
+  static __m256 upper(V16 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.all), 1)); }
   // Bit i: value[i], i < 64, is at least `least`, the same in all lanes.
   static std::uint64_t mask_at_least(const float* value, V16 least) {
     std::uint64_t mask = 0;
@@ -144,26 +146,14 @@ struct V16 {
   static std::uint32_t at_least(V16 a, V16 b) { return _mm512_cmp_ps_mask(a.all, b.all, _CMP_GE_OQ); }
   // Over all lanes, none of them NaN.
   static float largest(V16 a) {
-    const __m256 eight = _mm256_max_ps(low(a), high(a));
+    const __m256 eight = _mm256_max_ps(lower(a), upper(a));
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
   }
-  // The two largest of both over all lanes, no lane of `second` above `first`'s, none of them NaN.
-  static TopTwo top_two(V16 first, V16 second) {
-    const __m256 eight = _mm256_max_ps(low(first), high(first));
-    const __m256 below =
-        _mm256_max_ps(_mm256_min_ps(low(first), high(first)), _mm256_max_ps(low(second), high(second)));
-    __m128 a = _mm256_castps256_ps128(eight);
-    __m128 b = _mm256_castps256_ps128(below);
-    merge(a, b, _mm256_extractf128_ps(eight, 1), _mm256_extractf128_ps(below, 1));
-    merge(a, b, _mm_movehl_ps(a, a), _mm_movehl_ps(b, b));
-    merge(a, b, _mm_movehdup_ps(a), _mm_movehdup_ps(b));
-    return {_mm_cvtss_f32(a), _mm_cvtss_f32(b)};
-  }
   // A fixed tree over the lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
   static float sum(V16 a) {
-    const __m256 eight = _mm256_add_ps(low(a), high(a));
+    const __m256 eight = _mm256_add_ps(lower(a), upper(a));
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
@@ -200,13 +190,6 @@ struct V16 {
   }
 
  private:
-  // Two largest of each lane: a and b, with those of c and d.
-  static void merge(__m128& a, __m128& b, __m128 c, __m128 d) {
-    b = _mm_max_ps(_mm_min_ps(a, c), _mm_max_ps(b, d));
-    a = _mm_max_ps(a, c);
-  }
-  static __m256 low(V16 a) { return _mm512_castps512_ps256(a.all); }
-  static __m256 high(V16 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.all), 1)); }
   static __mmask16 first(std::int64_t count) {
     return static_cast<__mmask16>(count < kLanes ? (1U << count) - 1U : 0xffffU);
   }
