@@ -106,8 +106,11 @@ TEST(Memory, AForwardTakesItsOutputAndItsWorkspaceAndNothingElse) {
         // Pages that were only partly asked for, and what reading /proc takes.
         constexpr std::size_t kSlack = std::size_t{256} << 10;
         EXPECT_LE(peak, before + x.bytes.size() + needed + kSlack) << arithmetic.name << " tokens " << tokens;
-        // Nothing is asked for in vain: most of the workspace is really used by a batch of that size.
-        EXPECT_GE(memory.resident(), needed / 2) << arithmetic.name << " tokens " << tokens;
+        // Nothing is asked for in vain: most of the workspace is really used by a batch of that size. One token may be
+        // done before a second thread has come, whose own part stays untouched.
+        if (tokens > 1) {
+          EXPECT_GE(memory.resident(), needed / 2) << arithmetic.name << " tokens " << tokens;
+        }
       }
     }
   }
