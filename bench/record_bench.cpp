@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "../tests/record_rows.hpp"
-#include "record/encoding.hpp"
+#include "switchyard/record_encoding.hpp"
 
 namespace switchyard {
 namespace {

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "switchyard/record_encoding.hpp"
+
 namespace switchyard::cli {
 
 // One work, ready to run.
@@ -32,6 +34,11 @@ RecordWork make_append_kept_work();
 RecordWork make_append_canonical_work();
 RecordWork make_read_all_work();
 RecordWork make_read_parts_work();
+RecordWork make_decode_work(RecordEncoding encoding, std::int32_t experts, std::int32_t topk);
+template <RecordEncoding kEncoding, std::int32_t kExperts, std::int32_t kTopk>
+RecordWork make_decode() {
+  return make_decode_work(kEncoding, kExperts, kTopk);
+}
 
 inline constexpr NamedRecordWork kRecordWorks[] = {
     {"base64 decode, 42 MB", make_base64_work},
@@ -39,6 +46,14 @@ inline constexpr NamedRecordWork kRecordWorks[] = {
     {"58 of 61 layers as u8, from base64 of i32", make_narrowing_work},
     {"capture of a layer, 64 tokens of 64 sequences", make_capture_work},
     {"export of 8192 rows, 48 layers of u8 to i16", make_export_work},
+    {"decode raw, 8 of 256", make_decode<RecordEncoding::raw, 256, 8>},
+    {"decode packed, 8 of 384", make_decode<RecordEncoding::packed, 384, 8>},
+    {"decode elias_fano, 8 of 256", make_decode<RecordEncoding::elias_fano, 256, 8>},
+    {"decode elias_fano, 8 of 384", make_decode<RecordEncoding::elias_fano, 384, 8>},
+    {"decode elias_fano, 10 of 512", make_decode<RecordEncoding::elias_fano, 512, 10>},
+    {"decode raw_zstd, 8 of 384", make_decode<RecordEncoding::raw_zstd, 384, 8>},
+    {"decode packed_zstd, 8 of 384", make_decode<RecordEncoding::packed_zstd, 384, 8>},
+    {"decode elias_fano_zstd, 8 of 384", make_decode<RecordEncoding::elias_fano_zstd, 384, 8>},
     {"append and commit 131072 x 58 x 8 of 256, order kept", make_append_kept_work},
     {"append and commit 131072 x 58 x 8 of 256, canonical", make_append_canonical_work},
     {"read 131072 x 58 x 8, canonical", make_read_all_work},

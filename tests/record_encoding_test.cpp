@@ -1,4 +1,6 @@
 // Encodings of the record: round trips, sizes, parts, and bytes that are no code.
+#include "switchyard/record_encoding.hpp"
+
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -9,7 +11,6 @@
 
 #include "checkpoint_files.hpp"
 #include "record/elias_fano.hpp"
-#include "record/encoding.hpp"
 #include "record_rows.hpp"
 
 namespace {
@@ -170,6 +171,37 @@ TEST(RecordEncoding, SizesThatAreWrong) {
     longer.push_back(std::byte{0});
     expect_error(Code::bad_data, {"record"},
                  [&] { decoder.decode(encoding, shape, longer, 0, shape.sets, back.data()); });
+  }
+}
+
+TEST(RecordEncoding, WhatCannotBeEncoded) {
+  IdEncoder encoder;
+  IdDecoder decoder;
+  std::vector<std::byte> ids{std::byte{1}, std::byte{2}, std::byte{3}, std::byte{9}, std::byte{8}, std::byte{0}};
+  const IdShape shape = shape_of({10, 2}, SlotOrder::canonical, 3);
+  const auto refused = [&](const IdShape& asked, RecordEncoding encoding) {
+    expect_error(Code::invalid_argument, {"record"}, [&] { encoder.encode_as(encoding, asked, ids.data()); });
+  };
+  refused(shape, RecordEncoding::elias_fano);  // 8 before 0
+  refused(shape, RecordEncoding::elias_fano_zstd);
+  refused(shape_of({10, 2}, SlotOrder::kept, 2), RecordEncoding::elias_fano);
+  for (const RecordEncoding encoding : kEncodings) refused(shape_of({9, 2}, SlotOrder::canonical, 2), encoding);
+  expect_error(Code::invalid_argument, {"record", "below 9"}, [&] {
+    encoder.encode(shape_of({9, 2}, SlotOrder::kept, 2), ids.data());
+  });
+  for (const IdShape& wrong : {shape_of({0, 1}, SlotOrder::kept, 1), shape_of({65537, 1}, SlotOrder::kept, 1),
+                               shape_of({10, 0}, SlotOrder::kept, 1), shape_of({10, 11}, SlotOrder::kept, 1),
+                               shape_of({100, 65}, SlotOrder::kept, 1), shape_of({10, 2}, SlotOrder::kept, -1),
+                               shape_of({10, 2}, SlotOrder::kept, std::int64_t{1} << 62)}) {
+    refused(wrong, RecordEncoding::raw);
+    expect_error(Code::invalid_argument, {"record"}, [&] { encoded_bytes(RecordEncoding::raw, wrong); });
+    expect_error(Code::invalid_argument, {"record"},
+                 [&] { decoder.decode(RecordEncoding::raw, wrong, ids, 0, 0, ids.data()); });
+  }
+  const IdShape sound = shape_of({10, 2}, SlotOrder::kept, 3);
+  for (const auto& [first, count] : {std::pair{-1, 1}, std::pair{0, -1}, std::pair{0, 4}, std::pair{4, 0}}) {
+    expect_error(Code::invalid_argument, {"record", "of its 3"},
+                 [&] { decoder.decode(RecordEncoding::raw, sound, ids, first, count, ids.data()); });
   }
 }
 

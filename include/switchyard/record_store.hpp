@@ -21,19 +21,9 @@
 
 #include "switchyard/export.hpp"
 #include "switchyard/record.hpp"
+#include "switchyard/record_encoding.hpp"
 
 namespace switchyard {
-
-// How a blob holds its ids; the numbers stand in files.
-enum class RecordEncoding : std::int32_t {
-  raw = 0,
-  packed = 1,
-  elias_fano = 2,
-  raw_zstd = 16,
-  packed_zstd = 17,
-  elias_fano_zstd = 18,
-};
-SWITCHYARD_API const char* record_encoding_name(RecordEncoding encoding) noexcept;
 
 enum class StoreAccess : std::int32_t {
   read = 0,

@@ -16,6 +16,7 @@
 #include "switchyard/plan.hpp"
 #include "switchyard/probe.hpp"
 #include "switchyard/record.hpp"
+#include "switchyard/record_encoding.hpp"
 #include "switchyard/record_export.hpp"
 #include "switchyard/record_rows.hpp"
 #include "switchyard/record_store.hpp"

@@ -1,5 +1,3 @@
-#include "record/encoding.hpp"
-
 #include <zstd.h>
 
 #include <algorithm>
@@ -10,6 +8,7 @@
 #include "fail.hpp"
 #include "record/bits.hpp"
 #include "record/elias_fano.hpp"
+#include "switchyard/record_encoding.hpp"
 
 namespace switchyard {
 namespace {
@@ -19,6 +18,18 @@ constexpr int kMostWait = 64;
 constexpr int kCompressed = 16;  // added to what is compressed
 // What is compressed cannot be read in part, so it has to be smaller by this share of the other.
 constexpr std::size_t kWorthWhile = 32;
+
+constexpr std::int32_t kMostExperts = 65536;
+constexpr std::int32_t kMostTopk = 64;
+constexpr std::int64_t kMostSets = std::int64_t{1} << 40;
+
+void check(const IdShape& shape) {
+  if (shape.experts < 1 || shape.experts > kMostExperts || shape.topk < 1 ||
+      shape.topk > std::min(shape.experts, kMostTopk) || shape.sets < 0 || shape.sets > kMostSets) {
+    fail(Code::invalid_argument, "record: found {} sets of {} of {} experts, expected sets of 1 to {} of at most {}",
+         shape.sets, shape.topk, shape.experts, kMostTopk, kMostExperts);
+  }
+}
 
 RecordEncoding plain_of(RecordEncoding encoding) noexcept {
   return static_cast<RecordEncoding>(static_cast<int>(encoding) % kCompressed);
@@ -46,14 +57,66 @@ bool all_below(const IdShape& shape, const void* ids, std::size_t count) {
   return below;
 }
 
+// Whether every set of `ids` ascends.
+bool all_ascend(const IdShape& shape, const void* ids) {
+  bool ascend = true;
+  with_id_type(shape, ids, [&](const auto* id) {
+    for (std::int64_t set = 0; set < shape.sets; ++set, id += shape.topk) {
+      for (std::int32_t k = 1; k < shape.topk; ++k) ascend &= id[k - 1] < id[k];
+    }
+  });
+  return ascend;
+}
+
+// What is given to be encoded.
+void check(const IdShape& shape, RecordEncoding plain, const void* ids) {
+  if (!all_below(shape, ids, shape.ids())) {
+    fail(Code::invalid_argument, "record: ids to encode have an expert that is not below {}", shape.experts);
+  }
+  if (plain == RecordEncoding::elias_fano && (shape.order != SlotOrder::canonical || !all_ascend(shape, ids))) {
+    fail(Code::invalid_argument, "record: ids to encode as elias_fano have sets that do not ascend");
+  }
+}
+
 [[noreturn]] void fail_at_id(const IdShape& shape, RecordEncoding encoding) {
   fail(Code::bad_data, "record: a blob in the encoding {} is not made of sets of {} experts below {}",
        record_encoding_name(encoding), shape.topk, shape.experts);
 }
 
+int id_bits(std::int32_t experts) noexcept { return std::bit_width(static_cast<std::uint32_t>(experts - 1)); }
+
+// Bytes of an encoding that does not compress.
+std::size_t plain_bytes(RecordEncoding plain, const IdShape& shape) noexcept {
+  switch (plain) {
+    case RecordEncoding::packed:
+      return bytes_of_bits(shape.ids() * static_cast<std::size_t>(id_bits(shape.experts)));
+    case RecordEncoding::elias_fano:
+      return EliasFano(shape.experts, shape.topk).bytes(static_cast<std::size_t>(shape.sets));
+    default:
+      return shape.bytes();
+  }
+}
+
+// `to` becomes the bytes of an encoding that does not compress.
+void encode_plain(RecordEncoding plain, const IdShape& shape, const void* ids, std::vector<std::byte>& to) {
+  to.resize(plain_bytes(plain, shape));
+  switch (plain) {
+    case RecordEncoding::packed:
+      with_id_type(shape, ids, [&](const auto* from) { pack_bits(from, shape.ids(), id_bits(shape.experts), to); });
+      break;
+    case RecordEncoding::elias_fano:
+      with_id_type(shape, ids, [&](const auto* from) {
+        EliasFano(shape.experts, shape.topk).encode(from, static_cast<std::size_t>(shape.sets), to);
+      });
+      break;
+    default:
+      if (!to.empty()) std::memcpy(to.data(), ids, to.size());
+  }
+}
+
 void decode_plain(RecordEncoding encoding, const IdShape& shape, std::span<const std::byte> from, std::int64_t first,
                   std::int64_t count, void* ids) {
-  const std::size_t expected = encoded_bytes(encoding, shape);
+  const std::size_t expected = plain_bytes(encoding, shape);
   if (from.size() != expected) {
     fail(Code::bad_data, "record: a blob in the encoding {} has {} bytes, expected {}", record_encoding_name(encoding),
          from.size(), expected);
@@ -102,33 +165,9 @@ const char* record_encoding_name(RecordEncoding encoding) noexcept {
   return "unknown";
 }
 
-int id_bits(std::int32_t experts) noexcept { return std::bit_width(static_cast<std::uint32_t>(experts - 1)); }
-
-std::size_t encoded_bytes(RecordEncoding encoding, const IdShape& shape) noexcept {
-  switch (plain_of(encoding)) {
-    case RecordEncoding::packed:
-      return bytes_of_bits(shape.ids() * static_cast<std::size_t>(id_bits(shape.experts)));
-    case RecordEncoding::elias_fano:
-      return EliasFano(shape.experts, shape.topk).bytes(static_cast<std::size_t>(shape.sets));
-    default:
-      return shape.bytes();
-  }
-}
-
-void encode_ids(RecordEncoding encoding, const IdShape& shape, const void* ids, std::vector<std::byte>& to) {
-  to.resize(encoded_bytes(encoding, shape));
-  switch (encoding) {
-    case RecordEncoding::packed:
-      with_id_type(shape, ids, [&](const auto* from) { pack_bits(from, shape.ids(), id_bits(shape.experts), to); });
-      break;
-    case RecordEncoding::elias_fano:
-      with_id_type(shape, ids, [&](const auto* from) {
-        EliasFano(shape.experts, shape.topk).encode(from, static_cast<std::size_t>(shape.sets), to);
-      });
-      break;
-    default:
-      if (!to.empty()) std::memcpy(to.data(), ids, to.size());
-  }
+std::size_t encoded_bytes(RecordEncoding encoding, const IdShape& shape) {
+  check(shape);
+  return plain_bytes(plain_of(encoding), shape);
 }
 
 struct IdDecoder::Zstd {
@@ -142,11 +181,16 @@ IdDecoder& IdDecoder::operator=(IdDecoder&&) noexcept = default;
 
 void IdDecoder::decode(RecordEncoding encoding, const IdShape& shape, std::span<const std::byte> from,
                        std::int64_t first, std::int64_t count, void* ids) {
+  check(shape);
+  if (first < 0 || count < 0 || first > shape.sets - count) {
+    fail(Code::invalid_argument, "record: asked for {} sets from {} on of a blob, expected some of its {}", count,
+         first, shape.sets);
+  }
   const RecordEncoding plain = plain_of(encoding);
   if (!is_compressed(encoding)) return decode_plain(plain, shape, from, first, count, ids);
   if (!zstd_) zstd_ = std::make_unique<Zstd>();
   if (!zstd_->context) fail(Code::out_of_memory, "record: no memory to decompress a blob, expected some");
-  plain_.resize(encoded_bytes(plain, shape));
+  plain_.resize(plain_bytes(plain, shape));
   const std::size_t got =
       ZSTD_decompressDCtx(zstd_->context.get(), plain_.data(), plain_.size(), from.data(), from.size());
   if (ZSTD_isError(got) != 0 || got != plain_.size()) {
@@ -183,12 +227,14 @@ bool IdEncoder::try_now() {
 }
 
 IdEncoder::Result IdEncoder::encode(const IdShape& shape, const void* ids) {
+  check(shape);
   RecordEncoding plain = RecordEncoding::raw;
   for (const RecordEncoding other : {RecordEncoding::packed, RecordEncoding::elias_fano}) {
     if (other == RecordEncoding::elias_fano && shape.order != SlotOrder::canonical) continue;
-    if (encoded_bytes(other, shape) < encoded_bytes(plain, shape)) plain = other;
+    if (plain_bytes(other, shape) < plain_bytes(plain, shape)) plain = other;
   }
-  encode_ids(plain, shape, ids, plain_);
+  check(shape, plain, ids);
+  encode_plain(plain, shape, ids, plain_);
   if (!try_now()) return {plain, plain_};
 
   // Bytes of raw ids repeat as experts do; bits of the smaller code do only if it is a whole number of bytes wide.
@@ -208,7 +254,9 @@ IdEncoder::Result IdEncoder::encode(const IdShape& shape, const void* ids) {
 }
 
 IdEncoder::Result IdEncoder::encode_as(RecordEncoding encoding, const IdShape& shape, const void* ids) {
-  encode_ids(plain_of(encoding), shape, ids, plain_);
+  check(shape);
+  check(shape, plain_of(encoding), ids);
+  encode_plain(plain_of(encoding), shape, ids, plain_);
   if (!is_compressed(encoding)) return {encoding, plain_};
   if (!zstd_) zstd_ = std::make_unique<Zstd>();
   zstd_->compress(plain_, compressed_);

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "record/encoding.hpp"
 #include "record/sqlite.hpp"
 #include "record/store_format.hpp"
+#include "switchyard/record_encoding.hpp"
 #include "switchyard/record_store.hpp"
 
 namespace switchyard {

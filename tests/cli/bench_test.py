@@ -62,7 +62,13 @@ class Bench(CliTest):
         self.assertEqual(result["rows"][1]["bytes"], 3200032)
         sizes = {row["work"]: row["size"] for row in result["rows"] if "size" in row}
         self.assertEqual({sizes[work] for work in sizes if "kept" in work}, {1})
-        self.assertEqual({sizes[work] for work in sizes if "kept" not in work}, {0.875})
+        self.assertEqual({sizes[work] for work in sizes if "canonical" in work}, {0.875})
+        # Bits of a set by the number of experts: packed K ceil(log2 E), Elias-Fano as docs/record_store.md has it.
+        self.assertEqual(sizes["decode raw, 8 of 256"], 1)
+        self.assertEqual(sizes["decode packed, 8 of 384"], 9 / 16)
+        self.assertEqual(sizes["decode elias_fano, 8 of 256"], 56 / 64)
+        self.assertEqual(sizes["decode elias_fano, 8 of 384"], 60 / 128)
+        self.assertEqual(sizes["decode elias_fano, 10 of 512"], 76 / 160)
 
     def test_groups_that_cannot_be(self):
         message = self.call("bench", "route", "--score", "sigmoid", "--groups", 3, "--kept-groups", 1, "--tokens", 1,

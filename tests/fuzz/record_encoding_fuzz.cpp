@@ -7,8 +7,8 @@
 #include <span>
 #include <vector>
 
-#include "record/encoding.hpp"
 #include "switchyard/error.hpp"
+#include "switchyard/record_encoding.hpp"
 
 namespace {
 

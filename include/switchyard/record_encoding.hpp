@@ -1,4 +1,4 @@
-// How a blob holds ids, and which way is the smallest. docs/record_store.md specifies every one.
+// RecordEncoding: how a blob of a record holds ids, and which way is the smallest. docs/record_store.md specifies every one.
 #pragma once
 
 #include <cstddef>
@@ -7,12 +7,24 @@
 #include <span>
 #include <vector>
 
+#include "switchyard/export.hpp"
 #include "switchyard/record.hpp"
-#include "switchyard/record_store.hpp"
 
 namespace switchyard {
 
-// The ids of a blob: `sets` times K, below E. Canonical: every set ascends.
+// How a blob holds its ids; the numbers stand in files.
+enum class RecordEncoding : std::int32_t {
+  raw = 0,
+  packed = 1,
+  elias_fano = 2,
+  raw_zstd = 16,
+  packed_zstd = 17,
+  elias_fano_zstd = 18,
+};
+SWITCHYARD_API const char* record_encoding_name(RecordEncoding encoding) noexcept;
+
+// The ids of a blob: `sets` times K, below E. Canonical: every set ascends. What takes one throws invalid_argument
+// unless 1 ≤ K ≤ 64, K ≤ E ≤ 65536 and 0 ≤ sets ≤ 2^40.
 struct IdShape {
   std::int32_t experts = 0;
   std::int32_t topk = 0;
@@ -24,17 +36,11 @@ struct IdShape {
   std::size_t bytes() const noexcept { return ids() * id_bytes(); }
 };
 
-// ⌈log2 E⌉.
-int id_bits(std::int32_t experts) noexcept;
+// Bytes of an encoding, before zstd if it has that.
+SWITCHYARD_API std::size_t encoded_bytes(RecordEncoding encoding, const IdShape& shape);
 
-// Bytes of an encoding that does not compress.
-std::size_t encoded_bytes(RecordEncoding encoding, const IdShape& shape) noexcept;
-
-// `ids` [sets,K] of u8 or u16 in an encoding that does not compress; `to` becomes its bytes. elias_fano: canonical only.
-void encode_ids(RecordEncoding encoding, const IdShape& shape, const void* ids, std::vector<std::byte>& to);
-
-// Decodes, and keeps what that needs. One per thread.
-class IdDecoder {
+// Decodes, and keeps the memory that takes. One per thread.
+class SWITCHYARD_API IdDecoder {
  public:
   IdDecoder();
   ~IdDecoder();
@@ -42,7 +48,8 @@ class IdDecoder {
   IdDecoder& operator=(IdDecoder&&) noexcept;
 
   // Sets first..first + count − 1 to `ids` [count,K] of u8 or u16. Reads nothing outside of `from`. Throws bad_data
-  // unless `from` is a blob of this encoding and shape as far as it was looked at; all ids that it writes are below E.
+  // unless `from` is a blob of this encoding and shape as far as it was looked at (all ids that it writes are below E),
+  // and invalid_argument unless 0 ≤ first ≤ first + count ≤ sets.
   void decode(RecordEncoding encoding, const IdShape& shape, std::span<const std::byte> from, std::int64_t first,
               std::int64_t count, void* ids);
 
@@ -53,8 +60,8 @@ class IdDecoder {
 };
 
 // Encodes in the smallest way. Compressing costs much more than all else, so it is tried as long as it pays: after a
-// blob for which it did not, the next tries are farther apart, up to 1 in 64 blobs. One per writer.
-class IdEncoder {
+// blob for which it did not, the next tries are farther apart, up to 1 in 64 blobs. One per thread.
+class SWITCHYARD_API IdEncoder {
  public:
   explicit IdEncoder(bool compress = true);
   ~IdEncoder();
@@ -65,6 +72,8 @@ class IdEncoder {
     RecordEncoding encoding = RecordEncoding::raw;
     std::span<const std::byte> bytes;  // until the next call
   };
+  // `ids` [sets,K] of u8 or u16. Throws invalid_argument for an id that is not below E, and for sets that do not ascend
+  // where the encoding needs that.
   Result encode(const IdShape& shape, const void* ids);
   // In this one encoding, whatever its size.
   Result encode_as(RecordEncoding encoding, const IdShape& shape, const void* ids);
