@@ -205,6 +205,23 @@ TEST(RecordEncoding, WhatCannotBeEncoded) {
   }
 }
 
+TEST(RecordEncoding, OnePairThatDoesNotAscend) {
+  IdEncoder encoder;
+  for (const Case& c : {Case{100, 2}, Case{256, 3}, Case{256, 8}, Case{384, 8}, Case{512, 10}, Case{1000, 64}}) {
+    const IdShape shape = shape_of(c, SlotOrder::canonical, 29);
+    std::vector<std::byte> ids = make_ids(shape, 5);
+    const std::size_t id_bytes = shape.id_bytes();
+    EXPECT_NO_THROW(encoder.encode_as(RecordEncoding::elias_fano, shape, ids.data()));
+    for (std::size_t i = 0; i + 1 < shape.ids(); ++i) {
+      if (i % static_cast<std::size_t>(c.topk) == static_cast<std::size_t>(c.topk) - 1) continue;
+      std::vector<std::byte> equal = ids;
+      std::copy_n(ids.data() + i * id_bytes, id_bytes, equal.data() + (i + 1) * id_bytes);
+      expect_error(Code::invalid_argument, {"record", "do not ascend"},
+                   [&] { encoder.encode_as(RecordEncoding::elias_fano, shape, equal.data()); });
+    }
+  }
+}
+
 // Whatever the bytes: an error, or ids below E.
 TEST(RecordEncoding, DamagedBytes) {
   IdEncoder encoder;

@@ -176,14 +176,16 @@ TEST(RecordSchema, EqualSetsSideBySide) {
 TEST(RecordSchema, SortsSlots) {
   std::mt19937 random(2);
   for (const std::int32_t experts : {100, 1000}) {
-    for (const std::int32_t topk : {1, 2, 4, 6, 8, 9, 10, 64}) {
+    for (const std::int32_t topk : {1, 2, 3, 4, 5, 6, 8, 9, 10, 17, 22, 33, 64}) {
       const RecordSchema schema = schema_of(experts, topk, 3);
-      std::vector<std::int32_t> ids = random_ids(schema, 40, random);
-      if (topk > 1) ids[1] = ids[0];  // what is no set is sorted too
-      Rows rows(schema, ids);
-      sort_slots(schema, rows.data(), 40);
-      for (auto set = ids.begin(); set != ids.end(); set += topk) std::sort(set, set + topk);
-      for (std::size_t i = 0; i < ids.size(); ++i) ASSERT_EQ(rows.at(i), ids[i]) << topk;
+      for (const std::int64_t rows : {1, 21, 22, 43}) {  // about what is sorted at a time
+        std::vector<std::int32_t> ids = random_ids(schema, rows, random);
+        if (topk > 1) ids[1] = ids[0];  // what is no set is sorted too
+        Rows sorted(schema, ids);
+        sort_slots(schema, sorted.data(), rows);
+        for (auto set = ids.begin(); set != ids.end(); set += topk) std::sort(set, set + topk);
+        for (std::size_t i = 0; i < ids.size(); ++i) ASSERT_EQ(sorted.at(i), ids[i]) << topk << ' ' << rows << ' ' << i;
+      }
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "fail.hpp"
 #include "record/bits.hpp"
 #include "record/elias_fano.hpp"
+#include "record/record_kernels.hpp"
 #include "switchyard/record_encoding.hpp"
 
 namespace switchyard {
@@ -57,23 +58,14 @@ bool all_below(const IdShape& shape, const void* ids, std::size_t count) {
   return below;
 }
 
-// Whether every set of `ids` ascends.
-bool all_ascend(const IdShape& shape, const void* ids) {
-  bool ascend = true;
-  with_id_type(shape, ids, [&](const auto* id) {
-    for (std::int64_t set = 0; set < shape.sets; ++set, id += shape.topk) {
-      for (std::int32_t k = 1; k < shape.topk; ++k) ascend &= id[k - 1] < id[k];
-    }
-  });
-  return ascend;
-}
-
 // What is given to be encoded.
 void check(const IdShape& shape, RecordEncoding plain, const void* ids) {
   if (!all_below(shape, ids, shape.ids())) {
     fail(Code::invalid_argument, "record: ids to encode have an expert that is not below {}", shape.experts);
   }
-  if (plain == RecordEncoding::elias_fano && (shape.order != SlotOrder::canonical || !all_ascend(shape, ids))) {
+  if (plain != RecordEncoding::elias_fano) return;
+  if (shape.order != SlotOrder::canonical ||
+      !record_kernels().all_ascend(ids, shape.id_bytes(), shape.sets, shape.topk)) {
     fail(Code::invalid_argument, "record: ids to encode as elias_fano have sets that do not ascend");
   }
 }

@@ -130,3 +130,42 @@ bool are_sets(const void* ids, std::size_t id_bytes, std::int64_t sets, std::int
   return id_bytes == 1 ? are_sets_by_topk(static_cast<const std::uint8_t*>(ids), sets, topk, experts)
                        : are_sets_by_topk(static_cast<const std::uint16_t*>(ids), sets, topk, experts);
 }
+
+// Compares the stream of ids with itself, moved by one place; what crosses into the next set does not count.
+template <class Id>
+bool all_ascend_in(const Id* ids, std::size_t sets, std::size_t topk) {
+  using Vector __attribute__((vector_size(kVectorBytes))) = Id;
+  using Signed = std::conditional_t<sizeof(Id) == 1, std::int8_t, std::int16_t>;
+  using Places __attribute__((vector_size(kVectorBytes))) = Signed;
+  constexpr std::size_t kLanes = kVectorBytes / sizeof(Id);
+  Signed is_inner[kMostTopk + kLanes];  // −1 for all slots but a set's last one
+  for (std::size_t i = 0; i < topk + kLanes; ++i) is_inner[i] = static_cast<Signed>(i % topk == topk - 1 ? 0 : -1);
+  const std::size_t count = sets * topk;
+  Places bad{};
+  std::size_t i = 0;
+  for (std::size_t phase = 0; i + kLanes + 1 <= count; i += kLanes, phase = (phase + kLanes) % topk) {
+    Vector id;
+    Vector next;
+    Places inner;
+    __builtin_memcpy(&id, ids + i, sizeof(id));
+    __builtin_memcpy(&next, ids + i + 1, sizeof(next));
+    __builtin_memcpy(&inner, is_inner + phase, sizeof(inner));
+    bad |= (id >= next) & inner;
+  }
+  std::uint64_t words[kVectorBytes / 8];
+  __builtin_memcpy(words, &bad, sizeof(words));
+  for (const std::uint64_t word : words) {
+    if (word != 0) return false;
+  }
+  for (; i + 1 < count; ++i) {
+    if (i % topk != topk - 1 && ids[i] >= ids[i + 1]) return false;
+  }
+  return true;
+}
+
+bool all_ascend(const void* ids, std::size_t id_bytes, std::int64_t sets, std::int32_t topk) {
+  const auto count = static_cast<std::size_t>(sets);
+  const auto slots = static_cast<std::size_t>(topk);
+  return id_bytes == 1 ? all_ascend_in(static_cast<const std::uint8_t*>(ids), count, slots)
+                       : all_ascend_in(static_cast<const std::uint16_t*>(ids), count, slots);
+}

@@ -13,6 +13,7 @@ constexpr std::size_t kVectorBytes = 32;
 // Parts of this file.
 #include "record/base64_inl.hpp"
 #include "record/ids_inl.hpp"
+#include "record/sort_inl.hpp"
 
 constexpr std::size_t kVectorGroups = 16;  // 64 characters, 48 bytes
 constexpr std::size_t kStoredGroups = 22;  // that the 64 bytes of a store need room for
@@ -81,6 +82,6 @@ std::size_t decode_base64(const char* from, std::size_t groups, std::byte* to) {
 }  // namespace
 
 extern const RecordKernels kRecordKernelsAvx512;
-const RecordKernels kRecordKernelsAvx512{decode_base64, narrow, are_sets};
+const RecordKernels kRecordKernelsAvx512{decode_base64, narrow, are_sets, all_ascend, sort_sets};
 
 }  // namespace switchyard

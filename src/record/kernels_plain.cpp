@@ -11,10 +11,11 @@ constexpr std::size_t kVectorBytes = 16;
 // Parts of this file.
 #include "record/base64_inl.hpp"
 #include "record/ids_inl.hpp"
+#include "record/sort_inl.hpp"
 
 }  // namespace
 
 extern const RecordKernels kRecordKernelsPlain;
-const RecordKernels kRecordKernelsPlain{decode_groups, narrow, are_sets};
+const RecordKernels kRecordKernelsPlain{decode_groups, narrow, are_sets, all_ascend, sort_sets};
 
 }  // namespace switchyard

@@ -8,6 +8,12 @@
 
 namespace switchyard {
 
+// Makes slot `low` the lesser of the two, slot `high` the other.
+struct SortStep {
+  std::uint8_t low;
+  std::uint8_t high;
+};
+
 struct RecordKernels {
   // Decodes 4 · groups base64 characters without padding to 3 · groups bytes, and writes no others. Returns how many
   // groups stand before the first with a character outside the alphabet; the bytes of those from there on are any.
@@ -20,6 +26,13 @@ struct RecordKernels {
 
   // ids [sets,topk] of 1 or 2 bytes: whether all are in 0..experts−1, and distinct within their set.
   bool (*are_sets)(const void* ids, std::size_t id_bytes, std::int64_t sets, std::int32_t topk, std::int32_t experts);
+
+  // ids [sets,topk] of 1 or 2 bytes: whether every set ascends.
+  bool (*all_ascend)(const void* ids, std::size_t id_bytes, std::int64_t sets, std::int32_t topk);
+
+  // ids [sets,topk] of 1 or 2 bytes, topk 2..64: takes the steps in every set.
+  void (*sort_sets)(void* ids, std::size_t id_bytes, std::int64_t sets, std::int32_t topk, const SortStep* steps,
+                    std::size_t step_count);
 };
 
 // Of current_isa(). The AVX-512 ones need VBMI: without it, an AVX-512 set has those of AVX2.
