@@ -39,11 +39,12 @@ class Bytes {
     const std::uint64_t ids = to8_.apart(to16_.apart(to32_.apart(load_word(from, at))));
     std::memcpy(to, &ids, sizeof(ids));
   }
-  void pack(const std::uint8_t* from, int width, std::byte* to) const noexcept {
+  // Writes the group's bytes and then zeros, as many bytes as it has numbers of the type.
+  void pack(const std::uint8_t* from, std::byte* to) const noexcept {
     std::uint64_t ids = 0;
     std::memcpy(&ids, from, sizeof(ids));
     ids = to32_.together(to16_.together(to8_.together(ids)));
-    std::memcpy(to, &ids, static_cast<std::size_t>(width));
+    std::memcpy(to, &ids, sizeof(ids));
   }
 
  private:
@@ -61,17 +62,17 @@ class Shorts {
     const std::uint64_t ids[2] = {spread(load_word(from, at)), spread(load_word(from, at + half) >> (width_ % 2 * 4))};
     std::memcpy(to, ids, sizeof(ids));
   }
-  void pack(const std::uint16_t* from, int width, std::byte* to) const noexcept {
+  void pack(const std::uint16_t* from, std::byte* to) const noexcept {
     std::uint64_t ids[2];
     std::memcpy(ids, from, sizeof(ids));
     for (std::uint64_t& half : ids) half = to32_.together(to16_.together(half));
-    const int bits = 4 * width;
+    const int bits = 4 * width_;
     std::uint64_t words[2] = {ids[0], ids[1]};
     if (bits < 64) {
       words[0] |= ids[1] << bits;
       words[1] >>= 64 - bits;
     }
-    std::memcpy(to, words, static_cast<std::size_t>(width));
+    std::memcpy(to, words, sizeof(words));
   }
 
  private:
@@ -86,15 +87,20 @@ template <class Lanes, class Id>
 void pack(const Id* from, std::size_t count, int width, std::span<std::byte> to) noexcept {
   if (width == 0) return;
   const Lanes lanes(width);
-  const std::size_t whole = count / kGroup;
   const auto bytes = static_cast<std::size_t>(width);
-  for (std::size_t g = 0; g < whole; ++g) lanes.pack(from + g * kGroup, width, to.data() + g * bytes);
-  if (const std::size_t rest = count - whole * kGroup; rest > 0) {
+  std::size_t done = 0;
+  std::size_t at = 0;
+  // The zeros behind a group make room for the next one.
+  for (; count - done >= kGroup && to.size() - at >= kGroup * sizeof(Id); done += kGroup, at += bytes) {
+    lanes.pack(from + done, to.data() + at);
+  }
+  for (; done < count; done += kGroup, at += bytes) {
+    const std::size_t rest = std::min(count - done, kGroup);
     Id last[kGroup] = {};
-    std::copy_n(from + whole * kGroup, rest, last);
+    std::copy_n(from + done, rest, last);
     std::byte packed[sizeof(last)];
-    lanes.pack(last, width, packed);
-    std::copy_n(packed, bytes_of_bits(rest * bytes), to.data() + whole * bytes);
+    lanes.pack(last, packed);
+    std::copy_n(packed, bytes_of_bits(rest * bytes), to.data() + at);
   }
 }
 

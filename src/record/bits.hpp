@@ -24,8 +24,8 @@ inline std::uint64_t load_word(std::span<const std::byte> from, std::size_t at) 
   return word;
 }
 
-// `from` has `count` numbers below 2^width; `to` has bytes_of_bits(count · width) bytes. Width 0..8 for bytes, 9..16 for
-// u16. Bits after the last number are 0.
+// `from` has `count` numbers below 2^width; `to` has bytes_of_bits(count · width) bytes or more. Width 0..8 for bytes,
+// 9..16 for u16. Bits of the last byte after the last number are 0; any bytes of `to` after it may become 0.
 void pack_bits(const std::uint8_t* from, std::size_t count, int width, std::span<std::byte> to) noexcept;
 void pack_bits(const std::uint16_t* from, std::size_t count, int width, std::span<std::byte> to) noexcept;
 

@@ -143,7 +143,8 @@ bool all_ascend_in(const Id* ids, std::size_t sets, std::size_t topk) {
   const std::size_t count = sets * topk;
   Places bad{};
   std::size_t i = 0;
-  for (std::size_t phase = 0; i + kLanes + 1 <= count; i += kLanes, phase = (phase + kLanes) % topk) {
+  const std::size_t turn = kLanes % topk;
+  for (std::size_t phase = 0; i + kLanes + 1 <= count; i += kLanes) {
     Vector id;
     Vector next;
     Places inner;
@@ -151,6 +152,7 @@ bool all_ascend_in(const Id* ids, std::size_t sets, std::size_t topk) {
     __builtin_memcpy(&next, ids + i + 1, sizeof(next));
     __builtin_memcpy(&inner, is_inner + phase, sizeof(inner));
     bad |= (id >= next) & inner;
+    phase += phase + turn < topk ? turn : turn - topk;
   }
   std::uint64_t words[kVectorBytes / 8];
   __builtin_memcpy(words, &bad, sizeof(words));
