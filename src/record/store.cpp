@@ -42,11 +42,8 @@ void gather_group(const std::byte* from, std::size_t row_bytes, std::size_t set_
                   std::int64_t begin, std::int64_t end, std::byte* to) {
   for (std::int64_t layer = begin; layer < end; ++layer) {
     const std::byte* set = from + static_cast<std::size_t>(layer) * set_bytes;
-    if (set_bytes == sizeof(std::uint64_t)) {  // the most usual size, as one move
-      for (std::int64_t r = 0; r < count; ++r, set += row_bytes, to += set_bytes) std::memcpy(to, set, 8);
-    } else {
-      for (std::int64_t r = 0; r < count; ++r, set += row_bytes, to += set_bytes) std::memcpy(to, set, set_bytes);
-    }
+    copy_sets(set, row_bytes, to, set_bytes, set_bytes, count);
+    to += static_cast<std::size_t>(count) * set_bytes;
   }
 }
 

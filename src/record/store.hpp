@@ -86,6 +86,10 @@ struct RecordStore::Impl {
   std::int64_t file_bytes() const;
 };
 
+// `count` sets of `bytes` bytes each, at these distances from one to the next.
+void copy_sets(const std::byte* from, std::size_t from_stride, std::byte* to, std::size_t to_stride, std::size_t bytes,
+               std::int64_t count) noexcept;
+
 // Names rows in messages: sequence 'a' positions 0..255 layers 3..6.
 std::string place_text(const std::string& key, std::int64_t begin, std::int64_t end, std::int32_t first_layer,
                        std::int32_t last_layer);

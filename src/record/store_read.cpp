@@ -37,7 +37,31 @@ struct Strides {
   std::size_t layer = 0;
 };
 
+template <std::size_t kBytes>
+void copy_sets_of(const std::byte* from, std::size_t from_stride, std::byte* to, std::size_t to_stride,
+                  std::int64_t count) noexcept {
+  for (std::int64_t s = 0; s < count; ++s, from += from_stride, to += to_stride) std::memcpy(to, from, kBytes);
+}
+
 }  // namespace
+
+void copy_sets(const std::byte* from, std::size_t from_stride, std::byte* to, std::size_t to_stride, std::size_t bytes,
+               std::int64_t count) noexcept {
+  if (from_stride == bytes && to_stride == bytes) {
+    std::memcpy(to, from, static_cast<std::size_t>(count) * bytes);
+    return;
+  }
+  switch (bytes) {  // usual ones, as moves of a fixed size
+    case 4:
+      return copy_sets_of<4>(from, from_stride, to, to_stride, count);
+    case 8:
+      return copy_sets_of<8>(from, from_stride, to, to_stride, count);
+    case 16:
+      return copy_sets_of<16>(from, from_stride, to, to_stride, count);
+    default:
+      for (std::int64_t s = 0; s < count; ++s, from += from_stride, to += to_stride) std::memcpy(to, from, bytes);
+  }
+}
 
 std::string place_text(const std::string& key, std::int64_t begin, std::int64_t end, std::int32_t first_layer,
                        std::int32_t last_layer) {
@@ -137,7 +161,8 @@ void RecordStore::Impl::read_span(std::int64_t sequence_id, const StoredSchema& 
     const std::byte* from = ids.data();
     for (std::int64_t layer = first; layer <= last; ++layer) {
       std::byte* set = static_cast<std::byte*>(to) + static_cast<std::size_t>(layer) * set_bytes;
-      for (std::int64_t r = begin; r < end; ++r, from += set_bytes, set += row_bytes) std::memcpy(set, from, set_bytes);
+      copy_sets(from, set_bytes, set, row_bytes, set_bytes, end - begin);
+      from += static_cast<std::size_t>(end - begin) * set_bytes;
     }
   }
 }
@@ -155,7 +180,6 @@ void RecordStore::read(std::int64_t sequence, std::int64_t begin, std::int64_t e
   const std::vector<std::int64_t> places = find_layers(stored.schema, layers);
   const std::size_t set_bytes = record_row_bytes(stored.schema) / stored.schema.layers.size();
   const auto count = static_cast<std::size_t>(end - begin);
-  std::fill_n(static_cast<std::byte*>(ids), count * places.size() * set_bytes, std::byte{0});
   std::fill_n(valid, count, std::uint8_t{0});
   const Strides strides = layout == RecordLayout::rows_first ? Strides{places.size() * set_bytes, set_bytes}
                                                              : Strides{set_bytes, count * set_bytes};
@@ -181,12 +205,16 @@ void RecordStore::read(std::int64_t sequence, std::int64_t begin, std::int64_t e
           const std::byte* set = part.data() + static_cast<std::size_t>((places[l] - first) * (to - from)) * set_bytes;
           std::byte* out =
               static_cast<std::byte*>(ids) + l * strides.layer + static_cast<std::size_t>(from - begin) * strides.row;
-          for (std::int64_t r = from; r < to; ++r, set += set_bytes, out += strides.row) {
-            std::memcpy(out, set, set_bytes);
-          }
+          copy_sets(set, set_bytes, out, strides.row, set_bytes, to - from);
         }
       }
       std::fill_n(valid + (from - begin), to - from, std::uint8_t{1});
+    }
+  }
+  for (std::size_t row = 0; row < count; ++row) {
+    if (valid[row] != 0) continue;
+    for (std::size_t l = 0; l < places.size(); ++l) {
+      std::memset(static_cast<std::byte*>(ids) + row * strides.row + l * strides.layer, 0, set_bytes);
     }
   }
 }
