@@ -136,11 +136,19 @@ class UnaryWriter {
   template <std::size_t kTopk, class Id>
   void add(const Id* ids, std::size_t sets, std::size_t topk, int low, std::size_t length) noexcept {
     const std::size_t slots = kTopk > 0 ? kTopk : topk;
+    const std::uint64_t high_bits = (0xffU >> low) * 0x0101010101010101;
     std::uint64_t word = word_;
     std::size_t fill = fill_;
     for (std::size_t set = 0; set < sets; ++set, ids += slots) {
       std::uint64_t bits = 0;
-      for (std::size_t k = 0; k < slots; ++k) bits |= std::uint64_t{1} << ((ids[k] >> low) + k);
+      if constexpr (kTopk == kLanes && sizeof(Id) == 1) {
+        std::uint64_t places = 0;  // of all 8 ones
+        std::memcpy(&places, ids, sizeof(places));
+        places = (places >> low & high_bits) + 0x0706050403020100;
+        for (std::size_t lane = 0; lane < 64; lane += 8) bits |= std::uint64_t{1} << (places >> lane & 63);
+      } else {
+        for (std::size_t k = 0; k < slots; ++k) bits |= std::uint64_t{1} << ((ids[k] >> low) + k);
+      }
       word |= bits << fill;
       fill += length;
       if (fill < 64) continue;
