@@ -35,6 +35,7 @@ RecordWork make_append_canonical_work();
 RecordWork make_read_all_work();
 RecordWork make_read_parts_work();
 RecordWork make_decode_work(RecordEncoding encoding, std::int32_t experts, std::int32_t topk);
+RecordWork make_decode_uneven_work();
 template <RecordEncoding kEncoding, std::int32_t kExperts, std::int32_t kTopk>
 RecordWork make_decode() {
   return make_decode_work(kEncoding, kExperts, kTopk);
@@ -54,6 +55,7 @@ inline constexpr NamedRecordWork kRecordWorks[] = {
     {"decode raw_zstd, 8 of 384", make_decode<RecordEncoding::raw_zstd, 384, 8>},
     {"decode packed_zstd, 8 of 384", make_decode<RecordEncoding::packed_zstd, 384, 8>},
     {"decode elias_fano_zstd, 8 of 384", make_decode<RecordEncoding::elias_fano_zstd, 384, 8>},
+    {"decode what a writer takes for uneven ids, 4 of 32", make_decode_uneven_work},
     {"append and commit 131072 x 58 x 8 of 256, order kept", make_append_kept_work},
     {"append and commit 131072 x 58 x 8 of 256, canonical", make_append_canonical_work},
     {"read 131072 x 58 x 8, canonical", make_read_all_work},

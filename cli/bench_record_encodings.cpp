@@ -14,15 +14,23 @@ namespace {
 constexpr std::int64_t kSets = 1024;
 constexpr std::size_t kBlobs = 256;
 
+enum class Spread { even, uneven };
+
+// Uneven: the product of two even numbers, so that the lower half of the experts has 85 % of the ids.
+std::size_t random_id(std::size_t experts, Spread spread, std::mt19937& random) {
+  const std::size_t id = random() % experts;
+  return spread == Spread::even ? id : id * (random() % experts) / experts;
+}
+
 // Ascending sets of distinct ids, [kSets,K] of u8 or u16.
-std::vector<std::byte> random_sets(const IdShape& shape, std::mt19937& random) {
+std::vector<std::byte> random_sets(const IdShape& shape, Spread spread, std::mt19937& random) {
   std::vector<std::byte> ids(shape.bytes());
   std::vector<char> taken(static_cast<std::size_t>(shape.experts));
   std::byte* to = ids.data();
   for (std::int64_t set = 0; set < shape.sets; ++set) {
     std::fill(taken.begin(), taken.end(), char{0});
     for (std::int32_t k = 0; k < shape.topk;) {
-      char& at = taken[random() % taken.size()];
+      char& at = taken[random_id(taken.size(), spread, random)];
       k += at == 0 ? 1 : 0;
       at = 1;
     }
@@ -36,38 +44,42 @@ std::vector<std::byte> random_sets(const IdShape& shape, std::mt19937& random) {
   return ids;
 }
 
+struct Blob {
+  RecordEncoding encoding = RecordEncoding::raw;
+  std::vector<std::byte> bytes;
+};
+
 struct State {
   IdShape shape;
   std::vector<std::vector<std::byte>> ids;
-  std::vector<std::vector<std::byte>> blobs;
+  std::vector<Blob> blobs;
   std::vector<std::byte> back;
   IdEncoder encoder;
   IdDecoder decoder;
 
-  State(RecordEncoding encoding, std::int32_t experts, std::int32_t topk)
+  // encode(encoder, shape, ids) → IdEncoder::Result
+  template <class Encode>
+  State(std::int32_t experts, std::int32_t topk, Spread spread, Encode&& encode)
       : shape{experts, topk, SlotOrder::canonical, kSets}, back(kBlobs * shape.bytes()) {
     std::mt19937 random(1);
     for (std::size_t blob = 0; blob < kBlobs; ++blob) {
-      ids.push_back(random_sets(shape, random));
-      const auto bytes = encoder.encode_as(encoding, shape, ids.back().data()).bytes;
-      blobs.emplace_back(bytes.begin(), bytes.end());
+      ids.push_back(random_sets(shape, spread, random));
+      const IdEncoder::Result result = encode(encoder, shape, ids.back().data());
+      blobs.push_back({result.encoding, {result.bytes.begin(), result.bytes.end()}});
     }
   }
   double size() const {
     std::size_t sum = 0;
-    for (const auto& blob : blobs) sum += blob.size();
+    for (const Blob& blob : blobs) sum += blob.bytes.size();
     return static_cast<double>(sum) / static_cast<double>(back.size());
   }
 };
 
-}  // namespace
-
-RecordWork make_decode_work(RecordEncoding encoding, std::int32_t experts, std::int32_t topk) {
-  const auto state = std::make_shared<State>(encoding, experts, topk);
-  const auto decode = [state, encoding] {
-    for (std::size_t blob = 0; blob < kBlobs; ++blob) {
-      state->decoder.decode(encoding, state->shape, state->blobs[blob], 0, kSets,
-                            state->back.data() + blob * state->shape.bytes());
+RecordWork work_of(const std::shared_ptr<State>& state) {
+  const auto decode = [state] {
+    for (std::size_t b = 0; b < kBlobs; ++b) {
+      state->decoder.decode(state->blobs[b].encoding, state->shape, state->blobs[b].bytes, 0, kSets,
+                            state->back.data() + b * state->shape.bytes());
     }
   };
   const auto copy = [state] {
@@ -77,6 +89,21 @@ RecordWork make_decode_work(RecordEncoding encoding, std::int32_t experts, std::
   };
   return {static_cast<double>(state->back.size()), decode, "memcpy of the ids", copy,
           [state] { return state->size(); }};
+}
+
+}  // namespace
+
+RecordWork make_decode_work(RecordEncoding encoding, std::int32_t experts, std::int32_t topk) {
+  return work_of(std::make_shared<State>(experts, topk, Spread::even,
+                                         [encoding](IdEncoder& encoder, const IdShape& shape, const void* ids) {
+                                           return encoder.encode_as(encoding, shape, ids);
+                                         }));
+}
+
+RecordWork make_decode_uneven_work() {
+  return work_of(std::make_shared<State>(
+      32, 4, Spread::uneven,
+      [](IdEncoder& encoder, const IdShape& shape, const void* ids) { return encoder.encode(shape, ids); }));
 }
 
 }  // namespace switchyard::cli

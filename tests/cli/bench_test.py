@@ -69,6 +69,8 @@ class Bench(CliTest):
         self.assertEqual(sizes["decode elias_fano, 8 of 256"], 56 / 64)
         self.assertEqual(sizes["decode elias_fano, 8 of 384"], 60 / 128)
         self.assertEqual(sizes["decode elias_fano, 10 of 512"], 76 / 160)
+        # Compressed: packed ids have 5 bits.
+        self.assertLess(sizes["decode what a writer takes for uneven ids, 4 of 32"], 0.97 * 5 / 8)
 
     def test_groups_that_cannot_be(self):
         message = self.call("bench", "route", "--score", "sigmoid", "--groups", 3, "--kept-groups", 1, "--tokens", 1,
