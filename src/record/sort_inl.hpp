@@ -81,10 +81,10 @@ class SetSorter {
     __builtin_memcpy(ids + (sets - 1) * topk_, from_ + (sets - 1) * kSlots, topk_ * sizeof(Id));
   }
 
+  alignas(64) Id buffers_[2][kCount] = {};
   std::size_t topk_;
   const SortStep* steps_;
   std::size_t step_count_;
-  alignas(64) Id buffers_[2][kCount] = {};
   Id* from_ = buffers_[0];
   Id* to_ = buffers_[1];
 };
