@@ -12,7 +12,7 @@
 namespace switchyard {
 namespace {
 
-constexpr std::int64_t kRows[] = {1, 2, 4, 6, 8, 13, 16, 26, 39, 52, 78, 104, 130, 156};
+constexpr std::int64_t kRows[] = {1, 2, 3, 4, 6, 8, 13, 16, 26, 39, 52, 78, 104, 130, 156};
 
 struct Type {
   const char* name;
@@ -20,9 +20,12 @@ struct Type {
   DType rows;
   Math math;
 };
-constexpr Type kTypes[] = {{"f32", Format::f32, DType::f32, Math::f32},
-                           {"bf16_weights", Format::bf16, DType::f32, Math::widened},
-                           {"bf16", Format::bf16, DType::bf16, Math::bf16}};
+constexpr Type kTypes[] = {
+    {"f32", Format::f32, DType::f32, Math::f32},         {"bf16_weights", Format::bf16, DType::f32, Math::widened},
+    {"bf16", Format::bf16, DType::bf16, Math::bf16},     {"int8", Format::i8, DType::f32, Math::integer},
+    {"int4", Format::i4, DType::f32, Math::integer},     {"fp8", Format::f8_e4m3, DType::f32, Math::decoded},
+    {"mxfp8", Format::mxfp8, DType::f32, Math::decoded}, {"mxfp4", Format::mxfp4, DType::f32, Math::decoded},
+    {"nvfp4", Format::nvfp4, DType::f32, Math::decoded}};
 
 void gemm(benchmark::State& state, const LayerCase& shape, const Type& type, std::int64_t rows) {
   const Threads one = Threads::pool(1);

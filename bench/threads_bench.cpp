@@ -28,7 +28,9 @@ class Caller {
       : hidden_(shape.hidden),
         tokens_(tokens),
         dtype_(dtype),
-        layer_(cli::RandomLayers({shape.hidden, shape.ffn, shape.experts, shape.topk}, dtype, Threads()).make()),
+        layer_(cli::RandomLayers({shape.hidden, shape.ffn, shape.experts, shape.topk},
+                                 dtype == DType::bf16 ? Format::bf16 : Format::f32, dtype, Threads())
+                   .make()),
         x_(cli::random_values(static_cast<std::size_t>(tokens * hidden_), dtype, 1, 3, Threads())),
         y_(x_.size()),
         workspace_(layer_.workspace_bytes(tokens)) {}

@@ -69,6 +69,7 @@ static void test_names(void) {
   CHECK(strcmp(switchyard_format_name(SWITCHYARD_FORMAT_BF16), "bf16") == 0);
   CHECK(strcmp(switchyard_format_name(8), "unknown") == 0);
   CHECK(strcmp(switchyard_path_name(SWITCHYARD_PATH_GROUPED), "grouped") == 0);
+  CHECK(strcmp(switchyard_path_name(SWITCHYARD_PATH_SMALL_BATCH), "small_batch") == 0);
   CHECK(strcmp(switchyard_path_name(7), "unknown") == 0);
 }
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <thread>
 
+#include "cpu/kernels.hpp"
 #include "made_layer.hpp"
 
 namespace {
@@ -41,6 +42,15 @@ void expect_routing(const Routing& found, const reference::Routing& expected) {
   }
 }
 
+Path path_of(const Routing& routing, std::int32_t experts, Format format) {
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(experts));
+  for (std::int64_t i = 0; i < routing.tokens * routing.topk; ++i) {
+    if (routing.expert[i] >= 0) ++rows[static_cast<std::size_t>(routing.expert[i])];
+  }
+  const bool small = *std::max_element(rows.begin(), rows.end()) <= stream_rows(format);
+  return small ? Path::small_batch : Path::grouped;
+}
+
 void check_against_reference(const Weights& weights, const Arithmetic& arithmetic, std::int64_t count, DType in,
                              DType out) {
   const RouterOptions router = router_of(weights.shape);
@@ -51,7 +61,7 @@ void check_against_reference(const Weights& weights, const Arithmetic& arithmeti
   Workspace workspace(layer.workspace_bytes(count));
   std::memset(workspace.data(), 0xff, workspace.bytes());
   const ForwardResult result = layer.forward(rows.view(), y.view(), workspace);
-  EXPECT_EQ(result.path, Path::grouped);
+  EXPECT_EQ(result.path, path_of(result.routing, weights.shape.experts, arithmetic.format));
   ASSERT_EQ(result.routing.tokens, count);
   expect_routing(result.routing, reference::route(weights.logits(x), router));
   const reference::Table expected = weights.expected(x, taken(result.routing), arithmetic.activations);

@@ -19,6 +19,35 @@ namespace {
 using namespace made;
 using switchyard::testing::Guarded;
 
+// The path is chosen by the rows of the expert that has most, and said.
+TEST(SmallBatchDefects, ThePathFollowsFromTheMostRowsOfAnExpert) {
+  struct Limit {
+    Format format;
+    std::int64_t rows;
+  };
+  constexpr Limit kLimits[] = {{Format::f32, 3},     {Format::bf16, 3},  {Format::i8, 3},    {Format::i4, 3},
+                               {Format::f8_e4m3, 2}, {Format::mxfp8, 2}, {Format::mxfp4, 1}, {Format::nvfp4, 1}};
+  std::mt19937 random(6);
+  for (const Limit& limit : kLimits) {
+    const Layer layer = constant_layer(4, 40, 9, 2, limit.format);
+    for (std::int64_t rows = 0; rows <= 5; ++rows) {
+      // Expert 3 has so many rows, expert 0 one of each token's other slots, if there is a token.
+      Given given{rows, 2, {}, {}};
+      for (std::int64_t t = 0; t < rows; ++t) {
+        given.expert.insert(given.expert.end(), {t == 0 ? 0 : -1, 3});
+        given.weight.insert(given.weight.end(), {0.5F, 0.25F});
+      }
+      const Rows x(DType::f32, random_table(rows, 40, 1.0, random));
+      Rows y(DType::f32, rows, 40);
+      const ForwardResult result =
+          layer.forward(x.view(), given.view(), y.view(), Workspace(layer.workspace_bytes(rows, 2)));
+      EXPECT_EQ(result.path, rows <= limit.rows ? Path::small_batch : Path::grouped)
+          << format_name(limit.format) << " rows " << rows;
+      for (std::int64_t t = 0; t < rows; ++t) ASSERT_EQ(y.at(t, 39), given.sum(t));
+    }
+  }
+}
+
 // #3840: there is no shape without a kernel: every element of the output is written, whatever the sizes.
 TEST(SmallBatchDefects, EveryShapeWritesEveryElement) {
   std::mt19937 random(7);

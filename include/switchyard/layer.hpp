@@ -59,8 +59,10 @@ struct LayerWeights {
   WeightView latent_out_bias;  // [H], no data: none
 };
 
-enum class Path : std::int32_t { grouped = 0 };
-SWITCHYARD_API const char* path_name(Path path) noexcept;
+// How the routed experts' rows met the weights; the bits are the same. small_batch: no expert had more rows than weights can
+// pass through registers for, once, as they come from memory: 3, of 8-bit floats 2, of 4-bit floats 1.
+enum class Path : std::int32_t { grouped = 0, small_batch = 1 };
+SWITCHYARD_API const char* path_name(Path path) noexcept;  // "grouped", "small_batch"
 
 // What a forward did. `routing` points into the workspace and holds until its next use; after forward with a given
 // routing it is that routing.

@@ -106,12 +106,12 @@ typedef struct switchyard_expert_function {
 typedef int32_t switchyard_device;
 enum { SWITCHYARD_DEVICE_CPU = 0, SWITCHYARD_DEVICE_CUDA = 1 };
 
-typedef int32_t switchyard_path; /* how a forward went */
-enum { SWITCHYARD_PATH_GROUPED = 0 };
+typedef int32_t switchyard_path; /* how a forward went, see Path in layer.hpp; the bits are the same */
+enum { SWITCHYARD_PATH_GROUPED = 0, SWITCHYARD_PATH_SMALL_BATCH = 1 };
 
 /* "f32", "bf16"; "unknown" for other numbers. Static. */
 SWITCHYARD_API const char* switchyard_format_name(switchyard_format format);
-/* "grouped"; "unknown" for other numbers. Static. */
+/* "grouped", "small_batch"; "unknown" for other numbers. Static. */
 SWITCHYARD_API const char* switchyard_path_name(switchyard_path path);
 
 /* One expert. gate and up [F,H], down [H,F]; biases [F], [F] and [H], no data: none. gate and gate_bias are not looked

@@ -31,7 +31,7 @@ static_assert(same(Activation::silu, SWITCHYARD_ACTIVATION_SILU) &&
               same(Activation::swiglu_oai, SWITCHYARD_ACTIVATION_SWIGLU_OAI) &&
               same(Activation::softcapped, SWITCHYARD_ACTIVATION_SOFTCAPPED));
 static_assert(same(Device::cpu, SWITCHYARD_DEVICE_CPU) && same(Device::cuda, SWITCHYARD_DEVICE_CUDA));
-static_assert(same(Path::grouped, SWITCHYARD_PATH_GROUPED));
+static_assert(same(Path::grouped, SWITCHYARD_PATH_GROUPED) && same(Path::small_batch, SWITCHYARD_PATH_SMALL_BATCH));
 static_assert(kWorkspaceAlignment == SWITCHYARD_WORKSPACE_ALIGNMENT);
 
 // The first version of the structs that may grow: 64-bit, nothing unused at the end that a new field could fall into.
@@ -189,7 +189,8 @@ switchyard_status switchyard_make_plan(const int32_t* expert, int64_t tokens, in
 const char* switchyard_format_name(switchyard_format format) { return format_name(static_cast<Format>(format)); }
 
 const char* switchyard_path_name(switchyard_path path) {
-  return path == SWITCHYARD_PATH_GROUPED ? path_name(static_cast<Path>(path)) : "unknown";
+  const bool known = path == SWITCHYARD_PATH_GROUPED || path == SWITCHYARD_PATH_SMALL_BATCH;
+  return known ? path_name(static_cast<Path>(path)) : "unknown";
 }
 
 switchyard_status switchyard_layer_create(const switchyard_layer_weights* weights,

@@ -105,7 +105,7 @@ inline V16 load_some(const void* from, DType dtype, std::int64_t at, std::int64_
   for (std::int64_t i = 0; i < count; ++i) {
     part[i] = static_cast<const std::uint16_t*>(from)[at + i];
   }
-  return load_elements(part, dtype, 0);
+  return dtype == DType::bf16 ? V16::load_bf16(part) : V16::load_f16(part);
 }
 
 inline void store_elements(void* to, DType dtype, std::int64_t at, V16 value) {

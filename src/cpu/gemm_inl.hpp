@@ -3,23 +3,6 @@
 namespace switchyard {
 namespace {
 
-// The parts of GemmArgs::scratch.
-struct GemmScratch {
-  float* tiles;
-  float* sums;             // [rows, kPanel]
-  float* block;            // [kDecodeDepth, kPanel] of a panel, decoded
-  float* words;            // [rows, kPanel], integer sums
-  float* row_scale;        // [rows], of rows as integers
-  std::int32_t* row_sums;  // [rows, groups], their sums times the codes' offset
-  explicit GemmScratch(const GemmArgs& g)
-      : tiles(reinterpret_cast<float*>(g.scratch)),
-        sums(tiles + g.row_count * g.padded_depth),
-        block(sums + g.row_count * kPanel),
-        words(block + kDecodeDepth * kPanel),
-        row_scale(words + g.row_count * kPanel),
-        row_sums(reinterpret_cast<std::int32_t*>(row_scale + g.row_count)) {}
-};
-
 // One tile of rows as [padded_depth / depth of a line][rows][line], so that the kernel walks it with one pointer.
 inline void pack_tile(const GemmArgs& g, std::int64_t begin, std::int64_t end, float* tile,
                       const GemmScratch& scratch) {
@@ -199,8 +182,14 @@ __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
     pack_tile(g, begin, split.begin(t + 1), tile, scratch);
   }
   const Finish finish = finish_of(g.function);
+  const Stream stream = stream_of(g.format, g.row_count);
   for (std::int64_t panel = g.panel_begin; panel < g.panel_end; ++panel) {
-    gemm_panel(g, split, panel, finish, scratch);
+    if (stream != nullptr) {
+      stream(g, g.panels + panel * g.panel_bytes, scratch);
+      finish_tile(g, scratch, panel, 0, g.row_count, finish);
+    } else {
+      gemm_panel(g, split, panel, finish, scratch);
+    }
   }
 }
 

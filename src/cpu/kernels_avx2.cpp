@@ -15,6 +15,8 @@ struct V {
   // 16 registers: up to 3 rows take the whole panel (12 sums, enough chains to hide the latency), more take half of it
   // (12 sums).
   static constexpr int tile_vectors(int rows) { return rows <= 3 ? 4 : 2; }
+  // 4 sums and 8 decoded values, or 8 and 4.
+  static constexpr int stream_vectors(int rows) { return rows == 1 ? 2 : 1; }
 
   static R zero() { return _mm256_setzero_ps(); }
   static R load(const float* p) { return _mm256_loadu_ps(p); }
@@ -30,18 +32,26 @@ struct V {
     return _mm256_castsi256_ps(_mm256_slli_epi32(low, 16));
   }
   static R mul(R a, R b) { return _mm256_mul_ps(a, b); }
-  // NaN codes count as 480: they are not packed.
-  static void e4m3(const std::byte* words, R (&to)[4]) {
+  // 2^-120 times the codes; those of NaN count as 480: they are not packed.
+  static void tiny_e4m3(const std::byte* words, R (&to)[4]) {
     const __m256i all = load_words(words);
-    to[0] = widen_e4m3(_mm256_slli_epi32(all, 24));
-    to[1] = widen_e4m3(_mm256_slli_epi32(all, 16));
-    to[2] = widen_e4m3(_mm256_slli_epi32(all, 8));
-    to[3] = widen_e4m3(all);
+    tiny_e4m3_pair(_mm256_srai_epi16(_mm256_slli_epi16(all, 8), 4), to[0], to[2]);
+    tiny_e4m3_pair(_mm256_srai_epi16(all, 4), to[1], to[3]);
   }
-  static void twice_e2m1(const std::byte* words, R (&to)[8]) {
-    const __m256i all = load_words(words);
-    widen_e2m1(all, to);
-    widen_e2m1(_mm256_srli_epi32(all, 4), to + 4);
+  // 2^25 times the first four of 8 codes in 32 bits, or the last four: as integers in the highest byte of each lane, which
+  // takes fewer of the busiest units than shifting them down.
+  static constexpr float kE2m1Scale = 0x1p-25F;
+  template <int kPart>
+  static void e2m1(const std::byte* words, R (&to)[4]) {
+    const __m256i all = kPart == 0 ? load_words(words) : _mm256_srli_epi32(load_words(words), 4);
+    const __m256i twice =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    const __m256i values = _mm256_shuffle_epi8(twice, _mm256_and_si256(all, _mm256_set1_epi8(15)));
+    const __m256i highest = _mm256_set1_epi32(static_cast<int>(0xff000000U));
+    to[0] = _mm256_cvtepi32_ps(_mm256_slli_epi32(values, 24));
+    to[1] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_slli_epi32(values, 16), highest));
+    to[2] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_slli_epi32(values, 8), highest));
+    to[3] = _mm256_cvtepi32_ps(_mm256_and_si256(values, highest));
   }
   // Operands are pairs of 16 bits: the first and third of four steps, the second and fourth.
   static R words(R sum, R row, R codes) {
@@ -78,20 +88,11 @@ struct V {
 
  private:
   static __m256i load_words(const std::byte* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  // The code in the highest byte of each lane: as an f32 its exponent is 120 less.
-  static R widen_e4m3(__m256i code) {
-    const __m256i bits = _mm256_and_si256(_mm256_srai_epi32(code, 4), _mm256_set1_epi32(static_cast<int>(0x87f00000U)));
-    return _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120F));
-  }
-  // The low halves of the four bytes of each lane.
-  static void widen_e2m1(__m256i all, R* to) {
-    const __m256i twice =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
-    const __m256i values = _mm256_shuffle_epi8(twice, _mm256_and_si256(all, _mm256_set1_epi8(15)));
-    to[0] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(values, 24), 24));
-    to[1] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(values, 16), 24));
-    to[2] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(values, 8), 24));
-    to[3] = _mm256_cvtepi32_ps(_mm256_srai_epi32(values, 24));
+  // Halves of a lane are the highest 16 bits of an f32, but for copies of the sign.
+  static void tiny_e4m3_pair(__m256i halves, R& low, R& high) {
+    const __m256i mask = _mm256_set1_epi32(static_cast<int>(0x87f00000U));
+    low = _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(halves, 16), mask));
+    high = _mm256_castsi256_ps(_mm256_and_si256(halves, mask));
   }
 };
 

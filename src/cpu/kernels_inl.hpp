@@ -1,7 +1,7 @@
 // The kernels' text, written once. A file per instruction set includes it after defining, in an unnamed namespace,
 //   V    the native vector of kWidth floats: load, store, broadcast, zero, mul, fma; even and odd, which widen the first and
 //        second elements of bf16 pairs; dot of pairs, if kHasDot; prefetch and hold_loads; kTileRows and tile_vectors(rows);
-//        e4m3 and twice_e2m1, which decode 4 and 8 codes per lane; for sums of integers, in lanes of the same type: words,
+//        tiny_e4m3 and e2m1, which decode 4 codes per lane; for sums of integers, in lanes of the same type: words,
 //        which adds the products of kWordSteps steps per lane, bytes and half_bytes, which make its second operand of packed
 //        codes, store_steps, which makes the first, and difference, which gives floats
 //   V16  kLanes virtual lanes for elementwise work
@@ -16,6 +16,7 @@
 #include "cpu/activation_inl.hpp"
 #include "cpu/decode_inl.hpp"
 #include "cpu/quantise_inl.hpp"
+#include "cpu/stream_inl.hpp"
 #include "cpu/gemm_inl.hpp"
 #include "cpu/score_inl.hpp"
 #include "cpu/select_inl.hpp"

@@ -50,7 +50,7 @@ struct Lanes {
 
 struct Lanes8 : Lanes<8, Lanes8> {};
 
-float from_e4m3(std::uint32_t code) { return from_bits((code & 0x80U) << 24 | (code & 0x7fU) << 20) * 0x1p120F; }
+float tiny_e4m3(std::uint32_t code) { return from_bits((code & 0x80U) << 24 | (code & 0x7fU) << 20); }
 
 struct V : Lanes8 {
   using R = Lanes8;
@@ -59,6 +59,7 @@ struct V : Lanes8 {
   static constexpr bool kHasDot = false;
   static constexpr int kWordSteps = 4;
   static constexpr int tile_vectors(int) { return 1; }
+  static constexpr int stream_vectors(int) { return 1; }
 
   static R zero() { return set(0.0F); }
   static R broadcast(const float* p) { return set(*p); }
@@ -71,16 +72,19 @@ struct V : Lanes8 {
   static R mul(const R& a, const R& b) {
     return make([&](int i) { return a.lane[i] * b.lane[i]; });
   }
-  // NaN codes count as 480: they are not packed.
-  static void e4m3(const std::byte* words, R (&to)[4]) {
+  // 2^-120 times the codes; those of NaN count as 480: they are not packed.
+  static void tiny_e4m3(const std::byte* words, R (&to)[4]) {
     for (int step = 0; step < 4; ++step) {
-      to[step] = make([=](int i) { return from_e4m3(word(words, i) >> 8 * step); });
+      to[step] = make([=](int i) { return switchyard::tiny_e4m3(word(words, i) >> 8 * step); });
     }
   }
-  static void twice_e2m1(const std::byte* words, R (&to)[8]) {
+  // Twice the first four of 8 codes in 32 bits, or the last four.
+  static constexpr float kE2m1Scale = 0.5F;
+  template <int kPart>
+  static void e2m1(const std::byte* words, R (&to)[4]) {
     constexpr float kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-    for (int step = 0; step < 8; ++step) {
-      to[step] = make([&](int i) { return kTwice[word(words, i) >> (step % 4 * 8 + step / 4 * 4) & 15U]; });
+    for (int step = 0; step < 4; ++step) {
+      to[step] = make([&](int i) { return kTwice[word(words, i) >> (step * 8 + kPart * 4) & 15U]; });
     }
   }
   static R words(const R& sum, const R& row, const R& codes) {
@@ -261,7 +265,7 @@ struct V16 : Lanes<kLanes, V16> {
   static V16 load_e4m3(const std::byte* p) {
     return make([=](int i) {
       const auto code = static_cast<std::uint32_t>(p[i]);
-      return (code & 0x7fU) == 0x7fU ? __builtin_nanf("") : from_e4m3(code);
+      return (code & 0x7fU) == 0x7fU ? __builtin_nanf("") : tiny_e4m3(code) * 0x1p120F;
     });
   }
   static V16 load_f16(const std::uint16_t* p) {

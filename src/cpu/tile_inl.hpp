@@ -194,6 +194,23 @@ inline Tile tile_of(Math math, std::int64_t rows) {
   }
 }
 
+// The parts of GemmArgs::scratch.
+struct GemmScratch {
+  float* tiles;
+  float* sums;             // [rows, kPanel]
+  float* block;            // [kDecodeDepth, kPanel] of a panel, decoded
+  float* words;            // [rows, kPanel], integer sums
+  float* row_scale;        // [rows], of rows as integers
+  std::int32_t* row_sums;  // [rows, groups], their sums times the codes' offset
+  explicit GemmScratch(const GemmArgs& g)
+      : tiles(reinterpret_cast<float*>(g.scratch)),
+        sums(tiles + g.row_count * g.padded_depth),
+        block(sums + g.row_count * kPanel),
+        words(block + kDecodeDepth * kPanel),
+        row_scale(words + g.row_count * kPanel),
+        row_sums(reinterpret_cast<std::int32_t*>(row_scale + g.row_count)) {}
+};
+
 // Rows are spread over the fewest tiles, as evenly as can be.
 struct RowTiles {
   std::int64_t rows;

@@ -203,11 +203,20 @@ const float* scale_rows(const Layer::Parts& parts, const Plan& plan, const float
   return memory.row_scale;
 }
 
+bool is_small_batch(const Plan& plan, Format format) {
+  std::int64_t most = 0;
+  for (std::int32_t e = 0; e < plan.experts; ++e) {
+    most = std::max(most, plan.offset[e + 1] - plan.offset[e]);
+  }
+  return most <= stream_rows(format);
+}
+
 // The way of a token's rows: plan, experts, combine; in chunks of tokens, so that rows take bounded memory.
-void run_chunks(const Layer::Parts& parts, ConstMatrix x, Routing routing, Matrix y, const ForwardMemory& memory,
+Path run_chunks(const Layer::Parts& parts, ConstMatrix x, Routing routing, Matrix y, const ForwardMemory& memory,
                 const Kernels& kernels) {
   const ChunkMemory& chunk = memory.chunk;
   const std::int64_t chunks = x.rows == 0 ? 0 : (x.rows + chunk.tokens - 1) / chunk.tokens;
+  bool small_batch = true;
   for (std::int64_t i = 0; i < chunks; ++i) {
     const std::int64_t begin = i * x.rows / chunks;
     const std::int64_t count = (i + 1) * x.rows / chunks - begin;
@@ -217,6 +226,7 @@ void run_chunks(const Layer::Parts& parts, ConstMatrix x, Routing routing, Matri
     const ConstMatrix tokens = rows_from(x, begin, count);
     const Plan plan =
         build_plan(expert, count, routing.topk, parts.experts.shape().experts, chunk.plan, parts.options.threads);
+    small_batch &= is_small_batch(plan, parts.options.format);
     const float* row_scale = scale_rows(parts, plan, weight, chunk);
     run_experts(parts, {&parts.experts.packed(), plan.offset, plan.row_to_token, row_scale, chunk.h, chunk.out},
                 enter_latent(parts, tokens, chunk, kernels), tokens, chunk, kernels);
@@ -226,6 +236,7 @@ void run_chunks(const Layer::Parts& parts, ConstMatrix x, Routing routing, Matri
     }
     finish_combine(sums, parts, chunk, rows_from(y, begin, count), kernels);
   }
+  return small_batch ? Path::small_batch : Path::grouped;
 }
 
 }  // namespace
@@ -244,8 +255,7 @@ ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace
   const Kernels& kernels = current_kernels();
   const Routing routing{x.rows, topk, memory.expert, memory.weight};
   run_router(parts.router, x, inputs, memory.router, memory.chunk.grouped, routing, kernels, parts.options.threads);
-  run_chunks(parts, x, routing, y, memory, kernels);
-  return {routing, Path::grouped};
+  return {routing, run_chunks(parts, x, routing, y, memory, kernels)};
 }
 
 ForwardResult Layer::forward(ConstMatrix x, Routing routing, Matrix y, const Workspace& workspace) const {
@@ -256,8 +266,7 @@ ForwardResult Layer::forward(ConstMatrix x, Routing routing, Matrix y, const Wor
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, routing.topk, false);
-  run_chunks(parts, x, routing, y, memory, current_kernels());
-  return {routing, Path::grouped};
+  return {routing, run_chunks(parts, x, routing, y, memory, current_kernels())};
 }
 
 }  // namespace switchyard

@@ -101,7 +101,7 @@ std::optional<ExpertWeights> plan_shared(const LayerWeights& weights, const Laye
 
 }  // namespace
 
-const char* path_name(Path /*path*/) noexcept { return "grouped"; }
+const char* path_name(Path path) noexcept { return path == Path::small_batch ? "small_batch" : "grouped"; }
 
 Layer::Parts plan_parts(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options) {
   check_options(options);
