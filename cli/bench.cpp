@@ -187,7 +187,7 @@ void bench(const BenchOptions& options) {
   if (options.what == "route") {
     bench_route(options);
   } else if (options.what == "record") {
-    print(bench_records(), options.json);
+    print(bench_records(options.repeat), options.json);
   } else {
     bench_layer(options);
   }

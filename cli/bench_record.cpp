@@ -50,6 +50,8 @@ constexpr std::size_t kFirst = kRows - kWanted;
 constexpr std::size_t kFirstNode = kWanted / 2;
 constexpr std::size_t kRowBytes = 8 * 4;
 
+constexpr double kSeconds = 1;  // for each work
+
 using Bytes = std::unique_ptr<std::byte[]>;
 
 // New memory each time, as a node that is new has.
@@ -123,7 +125,7 @@ RecordWork make_narrowing_work() {
           [state] { decode_base64(state->text, 0, kSent, state->all.get()); }};
 }
 
-std::vector<RecordBenchRow> bench_records(double seconds) {
+std::vector<RecordBenchRow> bench_records(int repeat) {
   struct Sample {
     double seconds = 0;
     double other = 0;
@@ -139,7 +141,7 @@ std::vector<RecordBenchRow> bench_records(double seconds) {
     work.run();  // the first touch of the memory
     work.other();
     std::vector<Sample> samples;
-    for (Rounds rounds(seconds, 0); rounds.next();) samples.push_back({time(work.run), time(work.other)});
+    for (Rounds rounds(kSeconds, repeat); rounds.next();) samples.push_back({time(work.run), time(work.other)});
     const double ms = 1e3 * median(samples, [](const Sample& s) { return s.seconds; });
     const double other = 1e3 * median(samples, [](const Sample& s) { return s.other; });
     rows.push_back({std::string(named.name), ms, work.bytes, other / ms, work.beside, work.size ? work.size() : 0});

@@ -72,8 +72,8 @@ struct RecordBenchRow {
   double size = 0;  // RecordWork::size; 0: none
 };
 
-// All of kRecordWorks, for `seconds` each.
-std::vector<RecordBenchRow> bench_records(double seconds = 1);
+// All of kRecordWorks, `repeat` rounds each; 0: as a second each allows.
+std::vector<RecordBenchRow> bench_records(int repeat);
 
 std::string bench_text(const std::vector<RecordBenchRow>& rows);
 

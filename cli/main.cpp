@@ -258,9 +258,6 @@ void add_bench_route(CLI::App* command, BenchOptions& options) {
                     ->type_name("E"));
   all.push_back(add_topk(command, options.router.topk, "Experts per token; default: 8"));
   all.push_back(add_outputs(command, options.outputs, "What is written; default: expert,weight"));
-  all.push_back(command->add_option("--repeat", options.repeat, "Rounds; default: as 2 seconds allow")
-                    ->check(one_to(kMaxRepeat))
-                    ->type_name("N"));
   for (CLI::Option* option : all) option->group("bench route");
   command->final_callback([command, score, &options] {
     options.score_given = score->count() > 0;
@@ -301,6 +298,9 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
              "Type of weights and activations, f32 (default) or bf16; of logits, default: f32 and bf16");
   add_threads(command, options.threads);
   command->add_flag("--json", options.json, "Print JSON");
+  command->add_option("--repeat", options.repeat, "Rounds of route and record; default: as 1 or 2 seconds allow")
+      ->check(one_to(kMaxRepeat))
+      ->type_name("N");
   command->add_option("--config", options.configs, "a, b, c, d, s (default), all, or H,F,E,K; may be repeated")
       ->type_name("CONFIG")
       ->delimiter(' ')

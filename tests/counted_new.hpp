@@ -19,6 +19,10 @@ void* operator new(std::size_t bytes) {
   }
   throw std::bad_alloc();
 }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  ++allocations;
+  return std::malloc(bytes);
+}
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
   ++allocations;
   if (void* memory = std::aligned_alloc(static_cast<std::size_t>(alignment), bytes)) {
