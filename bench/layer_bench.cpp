@@ -9,6 +9,7 @@
 
 #include "../cli/random_layer.hpp"
 #include "../tests/cases.hpp"
+#include "bench_main.hpp"
 
 namespace switchyard {
 namespace {
@@ -62,11 +63,4 @@ void register_all() {
 }  // namespace
 }  // namespace switchyard
 
-int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  switchyard::register_all();
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return 0;
-}
+int main(int argc, char** argv) { return switchyard::run_benchmarks(argc, argv, switchyard::register_all); }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../tests/record_rows.hpp"
+#include "bench_main.hpp"
 #include "switchyard/record_encoding.hpp"
 
 namespace switchyard {
@@ -56,10 +57,4 @@ void register_all() {
 }  // namespace
 }  // namespace switchyard
 
-int main(int argc, char** argv) {
-  switchyard::register_all();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}
+int main(int argc, char** argv) { return switchyard::run_benchmarks(argc, argv, switchyard::register_all); }

@@ -5,19 +5,10 @@
 #include <cmath>
 #include <random>
 
-#include "cpu/kernels.hpp"
+#include "emulated_kernels.hpp"
 #include "kernel_runs.hpp"
 #include "route_cases.hpp"
 #include "route_runs.hpp"
-
-namespace switchyard {
-
-extern const Kernels kKernelsPlain;
-extern const Kernels kEmulatedAvx512;
-extern const Kernels kEmulatedAvx512Vnni;
-extern const Kernels kEmulatedAvx512Bf16;
-
-}  // namespace switchyard
 
 namespace {
 

@@ -2,17 +2,9 @@
 // machine. What only the hardware can show is in isa_test.
 #include <gtest/gtest.h>
 
+#include "emulated_kernels.hpp"
 #include "kernel_runs.hpp"
 #include "layer_variants.hpp"
-
-namespace switchyard {
-
-extern const Kernels kKernelsPlain;
-extern const Kernels kEmulatedAvx512;
-extern const Kernels kEmulatedAvx512Vnni;
-extern const Kernels kEmulatedAvx512Bf16;
-
-}  // namespace switchyard
 
 namespace {
 

@@ -199,6 +199,12 @@ TEST(RecordEncoding, WhatCannotBeEncoded) {
                  [&] { decoder.decode(RecordEncoding::raw, wrong, ids, 0, 0, ids.data()); });
   }
   const IdShape sound = shape_of({10, 2}, SlotOrder::kept, 3);
+  for (const int number : {-16, -1, 3, 15, 19, 32}) {
+    const auto unknown = static_cast<RecordEncoding>(number);
+    refused(sound, unknown);
+    expect_error(Code::invalid_argument, {"record"}, [&] { encoded_bytes(unknown, sound); });
+    expect_error(Code::bad_data, {"record"}, [&] { decoder.decode(unknown, sound, ids, 0, 3, ids.data()); });
+  }
   for (const auto& [first, count] : {std::pair{-1, 1}, std::pair{0, -1}, std::pair{0, 4}, std::pair{4, 0}}) {
     expect_error(Code::invalid_argument, {"record", "of its 3"},
                  [&] { decoder.decode(RecordEncoding::raw, sound, ids, first, count, ids.data()); });

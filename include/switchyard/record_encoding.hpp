@@ -36,7 +36,7 @@ struct IdShape {
   std::size_t bytes() const noexcept { return ids() * id_bytes(); }
 };
 
-// Bytes of an encoding, before zstd if it has that.
+// Bytes of an encoding, before zstd if it has that. Throws invalid_argument for an encoding that is none of the above.
 SWITCHYARD_API std::size_t encoded_bytes(RecordEncoding encoding, const IdShape& shape);
 
 // Decodes, and keeps the memory that takes. One per thread.
@@ -75,7 +75,7 @@ class SWITCHYARD_API IdEncoder {
   // `ids` [sets,K] of u8 or u16. Throws invalid_argument for an id that is not below E, and for sets that do not ascend
   // where the encoding needs that.
   Result encode(const IdShape& shape, const void* ids);
-  // In this one encoding, whatever its size.
+  // In this one encoding, whatever its size. Throws as encode, and for an encoding that is none of the above.
   Result encode_as(RecordEncoding encoding, const IdShape& shape, const void* ids);
 
  private:

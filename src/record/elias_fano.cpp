@@ -5,15 +5,16 @@
 #include <cstring>
 
 #include "record/bits.hpp"
+#include "record/ids.hpp"
+#include "record/record_kernels.hpp"
 
 namespace switchyard {
 namespace {
 
 constexpr std::size_t kLanes = 8;
-constexpr std::size_t kMaxTopk = 64;
 constexpr std::size_t kChunkIds = 4096;  // what is decoded at a time: its parts stay in the first-level cache
-// Of a damaged set no more ones are stored than bits are read, at most 3 · kMaxTopk + 1; each store has 8 lanes.
-constexpr std::size_t kChunkPadding = 3 * kMaxTopk + 1 + kLanes;
+// Of a damaged set no more ones are stored than bits are read, at most 3 · kMaxRecordTopk + 1; each store has 8 lanes.
+constexpr std::size_t kChunkPadding = 3 * kMaxRecordTopk + 1 + kLanes;
 
 // For every byte, how many zeros stand before each of its ones, and how many ones there are.
 struct Unary {
@@ -117,13 +118,6 @@ void join(const Low* low, const std::uint8_t* high, std::size_t count, int shift
     const auto part = static_cast<std::uint16_t>(static_cast<std::uint16_t>(high[i]) << shift);
     ids[i] = static_cast<std::uint16_t>(low[i] | part);
   }
-}
-
-template <class Id>
-bool all_below(const Id* ids, std::size_t count, std::int32_t experts) noexcept {
-  Id most = 0;
-  for (std::size_t i = 0; i < count; ++i) most = std::max(most, ids[i]);
-  return static_cast<std::int32_t>(most) < experts;
 }
 
 // The ones of sets one after the other in a zeroed array: they stand at ascending places, so a word is complete when the

@@ -8,6 +8,8 @@
 #include "fail.hpp"
 #include "record/bits.hpp"
 #include "record/elias_fano.hpp"
+#include "record/ids.hpp"
+#include "record/known_encoding.hpp"
 #include "record/record_kernels.hpp"
 #include "switchyard/record_encoding.hpp"
 
@@ -22,15 +24,13 @@ constexpr int kCompressed = 16;  // added to what is compressed
 // What is compressed cannot be read in part, so it has to be smaller by this share of the other.
 constexpr std::size_t kWorthWhile = 32;
 
-constexpr std::int32_t kMostExperts = 65536;
-constexpr std::int32_t kMostTopk = 64;
 constexpr std::int64_t kMostSets = std::int64_t{1} << 40;
 
 void check(const IdShape& shape) {
-  if (shape.experts < 1 || shape.experts > kMostExperts || shape.topk < 1 ||
-      shape.topk > std::min(shape.experts, kMostTopk) || shape.sets < 0 || shape.sets > kMostSets) {
+  if (shape.experts < 1 || shape.experts > kMaxRecordExperts || shape.topk < 1 ||
+      shape.topk > std::min(shape.experts, kMaxRecordTopk) || shape.sets < 0 || shape.sets > kMostSets) {
     fail(Code::invalid_argument, "record: found {} sets of {} of {} experts, expected sets of 1 to {} of at most {}",
-         shape.sets, shape.topk, shape.experts, kMostTopk, kMostExperts);
+         shape.sets, shape.topk, shape.experts, kMaxRecordTopk, kMaxRecordExperts);
   }
 }
 
@@ -42,27 +42,20 @@ RecordEncoding compressed_of(RecordEncoding plain) noexcept {
 }
 bool is_compressed(RecordEncoding encoding) noexcept { return static_cast<int>(encoding) >= kCompressed; }
 
-// function(pointer to ids) of the id type.
-template <class Void, class Function>
-void with_id_type(const IdShape& shape, Void* ids, Function&& function) {
-  using U8 = std::conditional_t<std::is_const_v<Void>, const std::uint8_t, std::uint8_t>;
-  using U16 = std::conditional_t<std::is_const_v<Void>, const std::uint16_t, std::uint16_t>;
-  shape.id_bytes() == 1 ? function(static_cast<U8*>(ids)) : function(static_cast<U16*>(ids));
+void check(RecordEncoding encoding) {
+  if (!is_known_encoding(static_cast<std::int64_t>(encoding))) {
+    fail(Code::invalid_argument, "record: found encoding {}, expected one of RecordEncoding",
+         static_cast<int>(encoding));
+  }
 }
 
-bool all_below(const IdShape& shape, const void* ids, std::size_t count) {
-  bool below = true;
-  with_id_type(shape, ids, [&](const auto* id) {
-    std::remove_const_t<std::remove_pointer_t<decltype(id)>> most = 0;
-    for (std::size_t i = 0; i < count; ++i) most = std::max(most, id[i]);
-    below = static_cast<std::int32_t>(most) < shape.experts;
-  });
-  return below;
+bool ids_are_below(const IdShape& shape, const void* ids, std::size_t count) {
+  return with_ids(shape.id_bytes(), ids, [&](const auto* id) { return all_below(id, count, shape.experts); });
 }
 
 // What is given to be encoded.
 void check(const IdShape& shape, RecordEncoding plain, const void* ids) {
-  if (!all_below(shape, ids, shape.ids())) {
+  if (!ids_are_below(shape, ids, shape.ids())) {
     fail(Code::invalid_argument, "record: ids to encode have an expert that is not below {}", shape.experts);
   }
   if (plain != RecordEncoding::elias_fano) return;
@@ -96,10 +89,11 @@ void encode_plain(RecordEncoding plain, const IdShape& shape, const void* ids, s
   to.resize(plain_bytes(plain, shape));
   switch (plain) {
     case RecordEncoding::packed:
-      with_id_type(shape, ids, [&](const auto* from) { pack_bits(from, shape.ids(), id_bits(shape.experts), to); });
+      with_ids(shape.id_bytes(), ids,
+               [&](const auto* from) { pack_bits(from, shape.ids(), id_bits(shape.experts), to); });
       break;
     case RecordEncoding::elias_fano:
-      with_id_type(shape, ids, [&](const auto* from) {
+      with_ids(shape.id_bytes(), ids, [&](const auto* from) {
         EliasFano(shape.experts, shape.topk).encode(from, static_cast<std::size_t>(shape.sets), to);
       });
       break;
@@ -123,7 +117,7 @@ void decode_plain(RecordEncoding encoding, const IdShape& shape, std::span<const
            "record: a blob in the encoding elias_fano has rows whose order is kept, expected canonical");
     }
     const EliasFano code(shape.experts, shape.topk);
-    with_id_type(shape, ids, [&](auto* to) {
+    with_ids(shape.id_bytes(), ids, [&](auto* to) {
       if (!code.decode(from, static_cast<std::size_t>(shape.sets), static_cast<std::size_t>(first),
                        static_cast<std::size_t>(count), to)) {
         fail_at_id(shape, encoding);
@@ -134,9 +128,10 @@ void decode_plain(RecordEncoding encoding, const IdShape& shape, std::span<const
   if (encoding == RecordEncoding::raw) {
     if (id_count > 0) std::memcpy(ids, from.data() + first_id * shape.id_bytes(), id_count * shape.id_bytes());
   } else {
-    with_id_type(shape, ids, [&](auto* to) { unpack_bits(from, first_id, id_count, id_bits(shape.experts), to); });
+    with_ids(shape.id_bytes(), ids,
+             [&](auto* to) { unpack_bits(from, first_id, id_count, id_bits(shape.experts), to); });
   }
-  if (!all_below(shape, ids, id_count)) fail_at_id(shape, encoding);
+  if (!ids_are_below(shape, ids, id_count)) fail_at_id(shape, encoding);
 }
 
 }  // namespace
@@ -160,6 +155,7 @@ const char* record_encoding_name(RecordEncoding encoding) noexcept {
 }
 
 std::size_t encoded_bytes(RecordEncoding encoding, const IdShape& shape) {
+  check(encoding);
   check(shape);
   return plain_bytes(plain_of(encoding), shape);
 }
@@ -179,6 +175,9 @@ void IdDecoder::decode(RecordEncoding encoding, const IdShape& shape, std::span<
   if (first < 0 || count < 0 || first > shape.sets - count) {
     fail(Code::invalid_argument, "record: asked for {} sets from {} on of a blob, expected some of its {}", count,
          first, shape.sets);
+  }
+  if (!is_known_encoding(static_cast<std::int64_t>(encoding))) {
+    fail(Code::bad_data, "record: a blob has the encoding {}, which is not known", static_cast<int>(encoding));
   }
   const RecordEncoding plain = plain_of(encoding);
   if (!is_compressed(encoding)) return decode_plain(plain, shape, from, first, count, ids);
@@ -251,6 +250,7 @@ IdEncoder::Result IdEncoder::encode(const IdShape& shape, const void* ids) {
 }
 
 IdEncoder::Result IdEncoder::encode_as(RecordEncoding encoding, const IdShape& shape, const void* ids) {
+  check(encoding);
   check(shape);
   check(shape, plain_of(encoding), ids);
   encode_plain(plain_of(encoding), shape, ids, plain_);

@@ -45,8 +45,6 @@ bool narrow(const void* from, DType from_type, std::int64_t count, void* to, std
                        : narrow_to(from, from_type, count, static_cast<std::uint16_t*>(to), experts);
 }
 
-constexpr std::int32_t kMostTopk = 64;
-
 template <class Id>
 bool is_set(const Id* ids, std::int32_t topk, std::int32_t experts) {
   for (std::int32_t s = 0; s < topk; ++s) {
@@ -72,7 +70,7 @@ bool are_sets_of(const Id* ids, std::int64_t sets, std::int32_t any_topk, std::i
   constexpr auto kLanes = static_cast<std::int32_t>(kVectorBytes / sizeof(Id));
   const std::int32_t topk = kTopk > 0 ? kTopk : any_topk;
 
-  Signed place[kMostTopk + kLanes];  // of an id in its set, for vectors that begin at any place
+  Signed place[kMaxRecordTopk + kLanes];  // of an id in its set, for vectors that begin at any place
   for (std::int32_t i = 0; i < topk + kLanes; ++i) {
     place[i] = static_cast<Signed>(i % topk);
   }
@@ -138,7 +136,7 @@ bool all_ascend_in(const Id* ids, std::size_t sets, std::size_t topk) {
   using Signed = std::conditional_t<sizeof(Id) == 1, std::int8_t, std::int16_t>;
   using Places __attribute__((vector_size(kVectorBytes))) = Signed;
   constexpr std::size_t kLanes = kVectorBytes / sizeof(Id);
-  Signed is_inner[kMostTopk + kLanes];  // −1 for all slots but a set's last one
+  Signed is_inner[kMaxRecordTopk + kLanes];  // −1 for all slots but a set's last one
   for (std::size_t i = 0; i < topk + kLanes; ++i) is_inner[i] = static_cast<Signed>(i % topk == topk - 1 ? 0 : -1);
   const std::size_t count = sets * topk;
   Places bad{};

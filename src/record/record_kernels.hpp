@@ -8,6 +8,9 @@
 
 namespace switchyard {
 
+// K of a record.
+inline constexpr std::int32_t kMaxRecordTopk = 64;
+
 // Makes slot `low` the lesser of the two, slot `high` the other.
 struct SortStep {
   std::uint8_t low;

@@ -9,9 +9,6 @@
 namespace switchyard {
 namespace {
 
-constexpr std::int32_t kMaxRecordExperts = 65536;
-constexpr std::int32_t kMaxRecordTopk = 64;
-
 // A row in which every id is zero, which no routing gives where there is more than one id to choose.
 template <class Id>
 bool is_zero_row(const RecordSchema& schema, const Id* row, std::int64_t row_ids) {

@@ -91,7 +91,7 @@ class SetSorter {
 
 template <class Id, std::size_t kSlots>
 void sort_with_slots(Id* ids, std::size_t sets, std::size_t topk, const SortStep* steps, std::size_t step_count) {
-  if constexpr (kSlots < kMostTopk) {
+  if constexpr (kSlots < kMaxRecordTopk) {
     if (topk > kSlots) return sort_with_slots<Id, 2 * kSlots>(ids, sets, topk, steps, step_count);
   }
   SetSorter<Id, kSlots> sorter(topk, steps, step_count);

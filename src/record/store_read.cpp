@@ -3,19 +3,11 @@
 #include <cstring>
 
 #include "fail.hpp"
+#include "record/known_encoding.hpp"
 #include "record/store.hpp"
 
 namespace switchyard {
 namespace {
-
-bool is_known(std::int64_t encoding) {
-  for (const RecordEncoding known :
-       {RecordEncoding::raw, RecordEncoding::packed, RecordEncoding::elias_fano, RecordEncoding::raw_zstd,
-        RecordEncoding::packed_zstd, RecordEncoding::elias_fano_zstd}) {
-    if (encoding == static_cast<std::int64_t>(known)) return true;
-  }
-  return false;
-}
 
 // Where the wanted layers stand in the schema. Throws invalid_argument.
 std::vector<std::int64_t> find_layers(const RecordSchema& schema, std::span<const std::int32_t> layers) {
@@ -126,7 +118,8 @@ void RecordStore::Impl::read_blob(std::int64_t sequence_id, const StoredSchema& 
   const std::span<const std::byte> bytes = select_blob.bytes(2);
   const BlobPlace place{sequence_id, span.start, span.rows, group, encoding, s.experts, s.topk};
   if (blob_checksum(place, bytes) != select_blob.number(1)) damaged("its blob has another checksum");
-  if (!is_known(encoding)) damaged(fmt::format("its blob has the encoding {}, expected a known one", encoding));
+  if (!is_known_encoding(encoding))
+    damaged(fmt::format("its blob has the encoding {}, expected a known one", encoding));
 
   const IdShape shape{s.experts, s.topk, s.order, (group_end - group_begin) * span.rows};
   const std::size_t set_bytes = static_cast<std::size_t>(s.topk) * shape.id_bytes();
