@@ -1,4 +1,4 @@
-// The encodings of a record: blobs of 256 rows of 4 layers, one after the other, more than a core's own cache holds.
+// The encodings of a record: blobs of 256 rows of 8 layers, one after the other, more than a core's own cache holds.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -11,8 +11,8 @@
 namespace switchyard::cli {
 namespace {
 
-constexpr std::int64_t kSets = 1024;
-constexpr std::size_t kBlobs = 256;
+constexpr std::int64_t kSets = 2048;
+constexpr std::size_t kBlobs = 128;
 
 enum class Spread { even, uneven };
 

@@ -1,7 +1,12 @@
 // Rows of a store for its tests.
 #pragma once
 
+#include <gtest/gtest.h>
+#include <sqlite3.h>
+
 #include <cstdint>
+#include <filesystem>
+#include <string>
 #include <vector>
 
 #include "switchyard/record_store.hpp"
@@ -12,7 +17,7 @@ inline const StoreOptions kCreate{.access = StoreAccess::create};
 inline const StoreOptions kWrite{.access = StoreAccess::write};
 
 inline RecordSchema small_schema(SlotOrder order = SlotOrder::kept, std::int32_t experts = 64) {
-  return {experts, 4, {1, 2, 3, 5, 6, 9}, order, "fingerprint"};
+  return {experts, 4, {1, 2, 3, 5, 6, 9, 10, 11, 20, 21}, order, "fingerprint"};
 }
 
 struct ReadRows {
@@ -36,6 +41,16 @@ inline std::vector<std::byte> part(const RecordSchema& schema, const std::vector
                                    std::int64_t end) {
   const auto bytes = static_cast<std::int64_t>(record_row_bytes(schema));
   return {rows.begin() + begin * bytes, rows.begin() + end * bytes};
+}
+
+// Statements that the library itself would never run.
+inline void run_sql(const std::filesystem::path& path, const std::string& sql) {
+  sqlite3* handle = nullptr;
+  ASSERT_EQ(sqlite3_open(path.c_str(), &handle), SQLITE_OK);
+  char* message = nullptr;
+  EXPECT_EQ(sqlite3_exec(handle, sql.c_str(), nullptr, nullptr, &message), SQLITE_OK) << message;
+  sqlite3_free(message);
+  sqlite3_close(handle);
 }
 
 inline std::vector<std::uint8_t> ones(std::size_t count) { return std::vector<std::uint8_t>(count, 1); }

@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kZstdLevel = 1;
 // Ids that agree over fewer bytes do so by chance: such matches save 1 % at most, and decoding takes twice as long.
-constexpr int kZstdMinMatch = 6;
+constexpr int kZstdMinMatch = 7;
 constexpr int kMostWait = 64;
 constexpr int kCompressed = 16;  // added to what is compressed
 // What is compressed cannot be read in part, so it has to be smaller by this share of the other.
@@ -183,15 +183,16 @@ void IdDecoder::decode(RecordEncoding encoding, const IdShape& shape, std::span<
   if (!is_compressed(encoding)) return decode_plain(plain, shape, from, first, count, ids);
   if (!zstd_) zstd_ = std::make_unique<Zstd>();
   if (!zstd_->context) fail(Code::out_of_memory, "record: no memory to decompress a blob, expected some");
-  plain_.resize(plain_bytes(plain, shape));
-  const std::size_t got =
-      ZSTD_decompressDCtx(zstd_->context.get(), plain_.data(), plain_.size(), from.data(), from.size());
-  if (ZSTD_isError(got) != 0 || got != plain_.size()) {
+  const bool all_raw = plain == RecordEncoding::raw && count == shape.sets;
+  if (!all_raw) plain_.resize(plain_bytes(plain, shape));
+  const std::span<std::byte> to = all_raw ? std::span(static_cast<std::byte*>(ids), shape.bytes()) : std::span(plain_);
+  const std::size_t got = ZSTD_decompressDCtx(zstd_->context.get(), to.data(), to.size(), from.data(), from.size());
+  if (ZSTD_isError(got) != 0 || got != to.size()) {
     fail(Code::bad_data, "record: a blob in the encoding {} cannot be decompressed to {} bytes: {}",
-         record_encoding_name(encoding), plain_.size(),
-         ZSTD_isError(got) != 0 ? ZSTD_getErrorName(got) : "it holds fewer");
+         record_encoding_name(encoding), to.size(), ZSTD_isError(got) != 0 ? ZSTD_getErrorName(got) : "it holds fewer");
   }
-  decode_plain(plain, shape, plain_, first, count, ids);
+  if (!all_raw) return decode_plain(plain, shape, plain_, first, count, ids);
+  if (!ids_are_below(shape, ids, shape.ids())) fail_at_id(shape, encoding);
 }
 
 struct IdEncoder::Zstd {

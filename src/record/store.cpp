@@ -126,13 +126,14 @@ std::int64_t RecordStore::add_sequence(const RecordSchema& schema, std::string_v
   if (find(key)) fail(Code::invalid_argument, "record store: sequence '{}' is there already, expected a new key", key);
   const std::string layers = layers_json(schema);
   const auto order = static_cast<std::int64_t>(schema.order);
+  // With groups of any size, so that a child has its parent's schema in a file that another writer began.
   Statement same(database,
                  "SELECT schema_id FROM schemas WHERE experts = ?1 AND topk = ?2 AND slot_order = ?3 AND "
-                 "group_layers = ?4 AND layers = ?5 AND model = ?6");
+                 "layers = ?4 AND model = ?5 ORDER BY schema_id");
   const auto experts = std::int64_t{schema.experts};
   const auto topk = std::int64_t{schema.topk};
   std::int64_t schema_id = 0;
-  if (same.with(experts, topk, order, kGroupLayers, std::string_view(layers), std::string_view(schema.model)).step()) {
+  if (same.with(experts, topk, order, std::string_view(layers), std::string_view(schema.model)).step()) {
     schema_id = same.number(0);
   } else {
     Statement(database,

@@ -15,8 +15,9 @@
 namespace switchyard {
 
 constexpr std::int64_t kBlockRows = 256;  // a span lies within positions n · 256 .. n · 256 + 255
-constexpr std::int64_t kGroupLayers =
-    4;  // layers of a blob, so that a pipeline's rank reads little that is not its own
+// Layers of a blob: few, so that a pipeline's rank reads little that is not its own, but 16 KiB of 8 ids, which zstd
+// decodes 1.2 times as fast as 8 KiB: building its tables takes as long as 3 KiB.
+constexpr std::int64_t kGroupLayers = 8;
 constexpr std::int64_t kMaxPosition = std::int64_t{1} << 48;
 
 // What a blob is, beside its bytes: the checksum is that of both.
