@@ -262,30 +262,24 @@ inline void score_groups(const float* value, std::int32_t members, const RouterO
   }
 }
 
-// value [size] if it is kept, else `masked`.
-inline void mask_unless(bool kept, float* value, std::int32_t size, V16 masked) {
-  const V16 zero = V16::set(0.0F);
-  const V16 sign = V16::set(kept ? 1.0F : -1.0F);  // a branch on it would be guessed wrong as often as not
-  std::int32_t at = 0;
-  for (; at + kLanes <= size; at += kLanes) {
-    V16::store(value + at, V16::choose_less(zero, sign, V16::load(value + at), masked));
-  }
-  if (at < size) {
-    const V16 own = V16::load_part(value + at, size - at, 0.0F);
-    store_some(value, DType::f32, at, V16::choose_less(zero, sign, own, masked), size - at);
-  }
-}
-
 // Masks the experts of all but the kept_groups best groups.
 inline void keep_groups(float* value, std::int32_t size, const RouterOptions& options) {
   const std::int32_t members = size / options.groups;
   alignas(64) float score[kMaxGroups];
   alignas(64) std::int32_t places[kMaxGroups];
+  std::int32_t descending[kMaxGroups];
   score_groups(value, members, options, score);
   place(score, options.groups, options.groups, places);
-  const V16 masked = V16::set(options.masked_zero ? 0.0F : -__builtin_inff());
   for (std::int32_t g = 0; g < options.groups; ++g) {
-    mask_unless(places[g] < options.kept_groups, value + g * members, members, masked);
+    descending[places[g]] = g;
+  }
+  // So many of them for every token: whether a group is kept would be guessed wrong as often as not.
+  const V16 masked = V16::set(options.masked_zero ? 0.0F : -__builtin_inff());
+  for (std::int32_t i = options.kept_groups; i < options.groups; ++i) {
+    float* group = value + descending[i] * members;
+    for (std::int32_t at = 0; at < members; at += kLanes) {
+      store_some(group, DType::f32, at, masked, members - at);
+    }
   }
 }
 
