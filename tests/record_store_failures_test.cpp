@@ -151,10 +151,11 @@ TEST(RecordStoreFailures, FlippedBytesOfTheFile) {
   const TempFolder folder;
   const auto path = folder / "a.db";
   const RecordSchema schema = small_schema();
-  const auto rows = random_rows(schema, 600, 18);
+  constexpr std::int64_t kRows = 6000;  // more bytes than free pages have
+  const auto rows = random_rows(schema, kRows, 18);
   {
     RecordStore store = RecordStore::open(path, kCreate);
-    store.append(store.add_sequence(schema, "a"), 0, rows_in_memory(schema, rows.data(), 600));
+    store.append(store.add_sequence(schema, "a"), 0, rows_in_memory(schema, rows.data(), kRows));
   }
   const auto size = std::filesystem::file_size(path);
   std::mt19937 random(19);
@@ -176,8 +177,8 @@ TEST(RecordStoreFailures, FlippedBytesOfTheFile) {
       noticed += clean ? 0 : 1;
       const auto found = store.find("a");
       if (!found) continue;
-      const ReadRows read = read_rows(store, found->id, 0, 600);
-      for (std::int64_t r = 0; r < 600; ++r) {
+      const ReadRows read = read_rows(store, found->id, 0, kRows);
+      for (std::int64_t r = 0; r < kRows; ++r) {
         if (read.valid[static_cast<std::size_t>(r)] == 0) continue;
         ASSERT_EQ(part(schema, read.ids, r, r + 1), part(schema, rows, r, r + 1)) << "row " << r;
       }
