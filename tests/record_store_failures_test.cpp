@@ -285,7 +285,7 @@ TEST(RecordStoreFailures, FullDiskLosesNothing) {
   ASSERT_GE(child, 0);
   if (child == 0) {
     std::signal(SIGXFSZ, SIG_IGN);
-    const rlimit limit{200000, 200000};
+    const rlimit limit{2000000, 2000000};  // some commits
     if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) ::_exit(3);
     try {
       RecordStore store = RecordStore::open(path, kWrite);
