@@ -17,7 +17,7 @@ namespace switchyard {
 namespace {
 
 constexpr int kZstdLevel = 1;
-// Ids that agree over fewer bytes do so by chance: such matches save 1 % at most, and decoding takes twice as long.
+// Ids that agree over fewer bytes do so by chance: such matches save 2 % at most, and decoding takes up to twice as long.
 constexpr int kZstdMinMatch = 7;
 constexpr int kMostWait = 64;
 constexpr int kCompressed = 16;  // added to what is compressed
