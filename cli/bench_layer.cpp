@@ -69,7 +69,8 @@ double distinct_experts(const Routing& routing, std::vector<char>& seen) {
 
 struct Sample {
   double seconds = 0;
-  double bytes = 0;  // of the weights of the experts that were used
+  double bytes = 0;    // of the weights of the experts that were used
+  double allowed = 0;  // seconds that the machine's rates of the moment allow
 };
 
 // What was measured for one config, format and number of tokens.
@@ -85,6 +86,15 @@ struct Series {
     const auto hidden = static_cast<double>(config.hidden);
     const double per_token = 3 * static_cast<double>(config.ffn) * config.topk + config.experts;
     return 2 * static_cast<double>(tokens) * hidden * per_token;
+  }
+
+  // Of the unit that the format could use: integers without a unit for them count as f32.
+  double peak(const Roofline& machine) const {
+    const bool integer = format == Format::i8 || format == Format::i4;
+    const double unit = integer                                          ? machine.vnni_gops
+                        : format == Format::bf16 && dtype == DType::bf16 ? machine.bf16_gflops
+                                                                         : 0;
+    return (unit > 0 ? unit : machine.fma_gflops) * 1e9;
   }
 };
 
@@ -109,22 +119,29 @@ class Bench {
     workspace_ = Workspace(copies_.front().workspace_bytes(most_tokens));
   }
 
-  // All numbers of tokens in turn, so that what disturbs the machine disturbs them alike.
-  std::vector<Series> measure(double seconds) {
+  // All numbers of tokens in turn, and the machine's rates, so that what disturbs the machine disturbs them alike.
+  std::vector<Series> measure(double seconds, RooflineProbe& probe, std::vector<Roofline>& rates) {
     std::vector<Series> all;
     for (const std::int64_t count : tokens_) {
       all.push_back({config_, format_, dtype_, count, Path::grouped, {}});
-      forward(all.back());
-      all.back().samples.clear();  // the first touch of the memory
+      forward(all.back());  // the first touch of the memory
     }
     for (Rounds rounds(seconds, 0); rounds.next();) {
-      for (Series& series : all) forward(series);
+      rates.push_back(probe.sample());
+      forward(all.front());  // wakes the threads, which the probe let sleep
+      for (Series& series : all) series.samples.push_back(sample(series, rates.back()));
     }
     return all;
   }
 
  private:
-  void forward(Series& series) {
+  Sample sample(Series& series, const Roofline& machine) {
+    Sample sample = forward(series);
+    sample.allowed = std::max(sample.bytes / (machine.dram_gbps * 1e9), series.flops() / series.peak(machine));
+    return sample;
+  }
+
+  Sample forward(Series& series) {
     const Layer& layer = copies_[calls_ % copies_.size()];
     const auto shift = static_cast<std::int64_t>(calls_ * 37) % kShifts;
     const std::byte* x = x_.data() + static_cast<std::size_t>(shift * config_.hidden) * dtype_bytes(dtype_);
@@ -134,7 +151,7 @@ class Bench {
                                                {y_.data(), dtype_, series.tokens, config_.hidden}, workspace_);
     const double seconds = seconds_since(start);
     series.path = result.path;
-    series.samples.push_back({seconds, distinct_experts(result.routing, seen_) * expert_bytes_});
+    return {seconds, distinct_experts(result.routing, seen_) * expert_bytes_, 0};
   }
 
   BenchConfig config_;
@@ -150,17 +167,7 @@ class Bench {
   std::size_t calls_ = 0;
 };
 
-// Of the unit that the format could use: integers without a unit for them count as f32.
-double peak_of(const Series& series, const Roofline& probe) {
-  const bool integer = series.format == Format::i8 || series.format == Format::i4;
-  const double unit = integer                                                        ? probe.vnni_gops
-                      : series.format == Format::bf16 && series.dtype == DType::bf16 ? probe.bf16_gflops
-                                                                                     : 0;
-  return (unit > 0 ? unit : probe.fma_gflops) * 1e9;
-}
-
 BenchRow make_row(const Series& series, const Roofline& probe) {
-  const double peak = peak_of(series, probe);
   const double flops = series.flops();
   BenchRow row;
   row.config = series.config.name;
@@ -172,9 +179,7 @@ BenchRow make_row(const Series& series, const Roofline& probe) {
   row.ms = median(series.samples, [](const Sample& s) { return s.seconds * 1e3; });
   row.gflops = median(series.samples, [&](const Sample& s) { return flops / s.seconds / 1e9; });
   row.gbps = median(series.samples, [](const Sample& s) { return s.bytes / s.seconds / 1e9; });
-  row.roofline = median(series.samples, [&](const Sample& s) {
-    return std::max(s.bytes / (probe.dram_gbps * 1e9), flops / peak) / s.seconds;
-  });
+  row.roofline = median(series.samples, [](const Sample& s) { return s.allowed / s.seconds; });
   return row;
 }
 
@@ -182,17 +187,18 @@ BenchRow make_row(const Series& series, const Roofline& probe) {
 
 BenchResult bench_layers(const BenchRequest& request) {
   const Threads threads = Threads::pool(request.threads);
-  const Roofline before = probe_roofline(threads);
+  RooflineProbe probe(threads);
+  std::vector<Roofline> rates;
   std::vector<Series> all;
   for (const BenchConfig& config : request.configs) {
     for (const Format format : request.formats) {
       const DType dtype = request.dtype.value_or(format == Format::bf16 ? DType::bf16 : DType::f32);
       Bench bench(config, format, dtype, request.tokens, threads);
-      std::vector<Series> measured = bench.measure(request.seconds);
+      std::vector<Series> measured = bench.measure(request.seconds, probe, rates);
       std::move(measured.begin(), measured.end(), std::back_inserter(all));
     }
   }
-  BenchResult result{better(before, probe_roofline(threads)), {}};
+  BenchResult result{median(rates), {}};
   for (const Series& series : all) result.rows.push_back(make_row(series, result.probe));
   return result;
 }

@@ -43,11 +43,11 @@ struct BenchRow {
   double ms = 0;
   double gflops = 0;
   double gbps = 0;      // of the weights of the experts that were used
-  double roofline = 0;  // time that the probe's rates allow, divided by the time it took
+  double roofline = 0;  // time that the rates of the same round allow, divided by the time it took
 };
 
 struct BenchResult {
-  Roofline probe;  // the better of one before and one after
+  Roofline probe;  // of all rounds
   std::vector<BenchRow> rows;
 };
 

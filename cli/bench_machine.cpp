@@ -25,13 +25,13 @@ double available_bytes() {
   return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
 }
 
-Roofline better(Roofline one, const Roofline& other) {
-  one.fma_gflops = std::max(one.fma_gflops, other.fma_gflops);
-  one.bf16_gflops = std::max(one.bf16_gflops, other.bf16_gflops);
-  one.vnni_gops = std::max(one.vnni_gops, other.vnni_gops);
-  one.dram_gbps = std::max(one.dram_gbps, other.dram_gbps);
-  one.cache_gbps = std::max(one.cache_gbps, other.cache_gbps);
-  return one;
+Roofline median(const std::vector<Roofline>& samples) {
+  Roofline found = samples.front();
+  for (double Roofline::*rate : {&Roofline::fma_gflops, &Roofline::bf16_gflops, &Roofline::vnni_gops,
+                                 &Roofline::dram_gbps, &Roofline::cache_gbps}) {
+    found.*rate = median(samples, [rate](const Roofline& sample) { return sample.*rate; });
+  }
+  return found;
 }
 
 std::string probe_text(const Roofline& probe) {

@@ -20,8 +20,6 @@ inline double seconds_since(BenchClock::time_point start) {
 // Memory that is free for the taking; without the file that says so, what is there in all.
 double available_bytes();
 
-// The higher of each rate.
-Roofline better(Roofline one, const Roofline& other);
 std::string probe_text(const Roofline& probe);
 
 // Rounds of measuring go on until `seconds` are spent, within bounds, or are `repeat` of them if that is not 0.
@@ -46,5 +44,8 @@ double median(const std::vector<Sample>& samples, const Value& value) {
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
 }
+
+// Each rate's own median, of at least one sample.
+Roofline median(const std::vector<Roofline>& samples);
 
 }  // namespace switchyard::cli

@@ -30,6 +30,7 @@ constexpr std::int32_t kBins = 64;
 struct Sample {
   double seconds = 0;
   double plain_seconds = 0;
+  double read_seconds = 0;  // reading the logits at the bandwidth of the moment
 };
 
 struct Series {
@@ -80,10 +81,14 @@ class RouteBench {
   }
 
   // All numbers of tokens and both codes in turn, so that what disturbs the machine disturbs them alike.
-  std::vector<Series> measure(double seconds, int repeat) {
-    for (Rounds rounds(seconds, repeat); rounds.next();) {
+  std::vector<Series> measure(const RouteBenchRequest& request, RooflineProbe& probe, std::vector<Roofline>& rates) {
+    for (Rounds rounds(request.seconds, request.repeat); rounds.next();) {
+      rates.push_back(probe.sample());
+      time(series_.front(), [&](ConstMatrix logits) { run(logits); });  // wakes the threads, which the probe let sleep
       for (Series& series : series_) {
         Sample sample;
+        const double bytes = static_cast<double>(series.tokens) * row_bytes(config_);
+        sample.read_seconds = bytes / (rates.back().dram_gbps * 1e9);
         sample.seconds = time(series, [&](ConstMatrix logits) { run(logits); });
         sample.plain_seconds = time(series, [&](ConstMatrix logits) { run_plain(logits); });
         series.samples.push_back(sample);
@@ -171,7 +176,7 @@ RouteBenchRow make_row(const Series& series, const Roofline& probe) {
   row.threads = probe.threads;
   row.ms = 1e3 * median(series.samples, [](const Sample& s) { return s.seconds; });
   row.plain_ms = 1e3 * median(series.samples, [](const Sample& s) { return s.plain_seconds; });
-  row.read_ms = static_cast<double>(series.tokens) * row_bytes(series.config) / (probe.dram_gbps * 1e6);
+  row.read_ms = 1e3 * median(series.samples, [](const Sample& s) { return s.read_seconds; });
   return row;
 }
 
@@ -179,14 +184,15 @@ RouteBenchRow make_row(const Series& series, const Roofline& probe) {
 
 RouteBenchResult bench_routes(const RouteBenchRequest& request) {
   const Threads threads = Threads::pool(request.threads);
-  const Roofline before = probe_roofline(threads);
+  RooflineProbe probe(threads);
+  std::vector<Roofline> rates;
   std::vector<Series> all;
   for (const RouteBenchCase& config : request.cases) {
     RouteBench bench(config, request, threads);
-    std::vector<Series> measured = bench.measure(request.seconds, request.repeat);
+    std::vector<Series> measured = bench.measure(request, probe, rates);
     std::move(measured.begin(), measured.end(), std::back_inserter(all));
   }
-  RouteBenchResult result{better(before, probe_roofline(threads)), {}};
+  RouteBenchResult result{median(rates), {}};
   for (const Series& series : all) result.rows.push_back(make_row(series, result.probe));
   return result;
 }

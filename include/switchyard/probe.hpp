@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 #include "switchyard/cpu.hpp"
 #include "switchyard/export.hpp"
@@ -34,8 +35,27 @@ struct Roofline {
   double cache_gbps = 0;   // reading 256 KiB per thread again and again
 };
 
-// Measures for the current instruction set, about 0.5 s; the best of several short runs of each. Allocates 512 MiB for
-// the time of the call unless dram_bytes says otherwise. Throws out_of_memory.
-SWITCHYARD_API Roofline probe_roofline(const Threads& threads, std::size_t dram_bytes = std::size_t{512} << 20);
+inline constexpr std::size_t kProbeBytes = std::size_t{512} << 20;
+
+// Measures for the current instruction set, again and again: on a machine with others, a rate is worth something beside
+// what is measured in the same moment. Holds dram_bytes of memory. One thread at a time.
+class SWITCHYARD_API RooflineProbe {
+ public:
+  // Throws out_of_memory.
+  explicit RooflineProbe(const Threads& threads, std::size_t dram_bytes = kProbeBytes);
+  ~RooflineProbe();
+  RooflineProbe(RooflineProbe&&) noexcept;
+  RooflineProbe& operator=(RooflineProbe&&) noexcept;
+
+  // One short run of each, about 50 ms. Throws out_of_memory if a thread cannot start.
+  Roofline sample();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// The best of each rate over several samples, about 0.5 s. Throws out_of_memory.
+SWITCHYARD_API Roofline probe_roofline(const Threads& threads, std::size_t dram_bytes = kProbeBytes);
 
 }  // namespace switchyard

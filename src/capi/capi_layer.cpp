@@ -275,7 +275,7 @@ switchyard_status switchyard_probe_roofline(const switchyard_threads* threads, s
   return guard([&] {
     check_result(roofline, "probe_roofline: roofline");
     const Threads on = to_threads(threads);
-    const Roofline found = dram_bytes == 0 ? probe_roofline(on) : probe_roofline(on, dram_bytes);
+    const Roofline found = probe_roofline(on, dram_bytes == 0 ? kProbeBytes : dram_bytes);
     switchyard_roofline result{};
     result.isa = static_cast<switchyard_isa>(found.isa);
     result.threads = found.threads;

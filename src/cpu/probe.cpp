@@ -21,6 +21,9 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 constexpr int kRuns = 5;
+constexpr double kPeakSeconds = 0.01;
+constexpr std::size_t kCacheBytes = std::size_t{256} << 10;
+constexpr int kCacheReads = 400;
 
 enum class Go { wait, run, leave };
 
@@ -63,44 +66,49 @@ double time_on_all(int count, const Work& work) {
   return std::chrono::duration<double>(end - begin).count();
 }
 
-// 1e9 operations per second of a loop that runs about 10 ms; 0 without a loop.
-double peak(int threads, PeakLoop loop) {
-  if (loop == nullptr) {
-    return 0;
+// A loop that says how fast a unit is, or none.
+class Peak {
+ public:
+  explicit Peak(PeakLoop loop) : loop_(loop) {
+    if (loop == nullptr) {
+      return;
+    }
+    float warm[2] = {0, 0};
+    constexpr std::int64_t kTrial = 100000;
+    const auto begin = Clock::now();
+    loop(kTrial, warm);
+    iterations_ = static_cast<std::int64_t>(kTrial * kPeakSeconds / seconds_since(begin)) + 1;
   }
-  float warm[2] = {0, 0};
-  constexpr std::int64_t kTrial = 100000;
-  const auto begin = Clock::now();
-  loop(kTrial, warm);
-  const auto iterations = static_cast<std::int64_t>(kTrial * 0.01 / seconds_since(begin)) + 1;
-  double best = 0;
-  for (int run = 0; run < kRuns; ++run) {
+
+  // 1e9 operations per second; 0 without a loop.
+  double sample(int threads) const {
+    if (loop_ == nullptr) {
+      return 0;
+    }
     std::vector<double> operations(static_cast<std::size_t>(threads));
     const double seconds = time_on_all(threads, [&](int worker) {
       float sink[2] = {0, 0};
-      operations[static_cast<std::size_t>(worker)] = loop(iterations, sink);
+      operations[static_cast<std::size_t>(worker)] = loop_(iterations_, sink);
     });
-    best = std::max(best, std::accumulate(operations.begin(), operations.end(), 0.0) / seconds * 1e-9);
+    return std::accumulate(operations.begin(), operations.end(), 0.0) / seconds * 1e-9;
   }
-  return best;
-}
+
+ private:
+  PeakLoop loop_;
+  std::int64_t iterations_ = 0;
+};
 
 // 1e9 bytes per second of reading each thread's part of `buffer` `times` times.
 double bandwidth(int threads, const Kernels& kernels, const PageBuffer& buffer, int times) {
   const std::size_t part = buffer.bytes() / static_cast<std::size_t>(threads) / 4096 * 4096;
-  double best = 0;
-  for (int run = 0; run < kRuns; ++run) {
-    std::vector<float> sums(static_cast<std::size_t>(threads));
-    const double seconds = time_on_all(threads, [&](int worker) {
-      const auto* data = reinterpret_cast<const float*>(buffer.data() + part * static_cast<std::size_t>(worker));
-      for (int time = 0; time < times; ++time) {
-        sums[static_cast<std::size_t>(worker)] += kernels.read(data, static_cast<std::int64_t>(part / sizeof(float)));
-      }
-    });
-    const double bytes = static_cast<double>(part) * threads * times;
-    best = std::max(best, bytes / seconds * 1e-9);
-  }
-  return best;
+  std::vector<float> sums(static_cast<std::size_t>(threads));
+  const double seconds = time_on_all(threads, [&](int worker) {
+    const auto* data = reinterpret_cast<const float*>(buffer.data() + part * static_cast<std::size_t>(worker));
+    for (int time = 0; time < times; ++time) {
+      sums[static_cast<std::size_t>(worker)] += kernels.read(data, static_cast<std::int64_t>(part / sizeof(float)));
+    }
+  });
+  return static_cast<double>(part) * threads * times / seconds * 1e-9;
 }
 
 // Pages that were never written are all one page of zeros and would be read from the cache.
@@ -112,19 +120,55 @@ PageBuffer touched(std::size_t bytes) {
 
 }  // namespace
 
-Roofline probe_roofline(const Threads& threads, std::size_t dram_bytes) {
-  constexpr std::size_t kCacheBytes = std::size_t{256} << 10;
-  const Kernels& kernels = current_kernels();
-  const int count = threads.count();
+struct RooflineProbe::Impl {
+  Impl(const Threads& on, std::size_t dram_bytes)
+      : threads(on.count()),
+        kernels(current_kernels()),
+        fma(kernels.peak_fma),
+        bf16(kernels.peak_bf16),
+        vnni(kernels.peak_vnni),
+        dram(touched(dram_bytes)),
+        cache(touched(kCacheBytes * static_cast<std::size_t>(threads))) {}
+
+  int threads;
+  const Kernels& kernels;
+  Peak fma;
+  Peak bf16;
+  Peak vnni;
+  PageBuffer dram;
+  PageBuffer cache;
+};
+
+RooflineProbe::RooflineProbe(const Threads& threads, std::size_t dram_bytes)
+    : impl_(std::make_unique<Impl>(threads, dram_bytes)) {}
+RooflineProbe::~RooflineProbe() = default;
+RooflineProbe::RooflineProbe(RooflineProbe&&) noexcept = default;
+RooflineProbe& RooflineProbe::operator=(RooflineProbe&&) noexcept = default;
+
+Roofline RooflineProbe::sample() {
+  const Impl& probe = *impl_;
   Roofline found;
-  found.isa = kernels.isa;
-  found.threads = count;
-  found.fma_gflops = peak(count, kernels.peak_fma);
-  found.bf16_gflops = peak(count, kernels.peak_bf16);
-  found.vnni_gops = peak(count, kernels.peak_vnni);
-  found.dram_gbps = bandwidth(count, kernels, touched(dram_bytes), 1);
-  found.cache_gbps = bandwidth(count, kernels, touched(kCacheBytes * static_cast<std::size_t>(count)), 400);
+  found.isa = probe.kernels.isa;
+  found.threads = probe.threads;
+  found.fma_gflops = probe.fma.sample(probe.threads);
+  found.bf16_gflops = probe.bf16.sample(probe.threads);
+  found.vnni_gops = probe.vnni.sample(probe.threads);
+  found.dram_gbps = bandwidth(probe.threads, probe.kernels, probe.dram, 1);
+  found.cache_gbps = bandwidth(probe.threads, probe.kernels, probe.cache, kCacheReads);
   return found;
+}
+
+Roofline probe_roofline(const Threads& threads, std::size_t dram_bytes) {
+  RooflineProbe probe(threads, dram_bytes);
+  Roofline best = probe.sample();
+  for (int run = 1; run < kRuns; ++run) {
+    const Roofline other = probe.sample();
+    for (double Roofline::*rate : {&Roofline::fma_gflops, &Roofline::bf16_gflops, &Roofline::vnni_gops,
+                                   &Roofline::dram_gbps, &Roofline::cache_gbps}) {
+      best.*rate = std::max(best.*rate, other.*rate);
+    }
+  }
+  return best;
 }
 
 }  // namespace switchyard

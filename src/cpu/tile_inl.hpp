@@ -11,7 +11,7 @@ constexpr std::int64_t kWordBlock = kBlock / 2;      // operands of V::words per
 constexpr std::int64_t kPanelBlockBytes = 128 << 10;
 // Distance of prefetching when a panel is read once: what memory sends to one core, up to 30 GB/s, in the 100 ns that it
 // takes to answer. Eight times as far is 4 to 9 % slower where bytes are few.
-constexpr std::int64_t kStreamAhead = 3 << 10;
+constexpr std::int64_t kStreamAhead = 2 << 10;
 
 constexpr bool paired_rows(Math math) { return math == Math::bf16 && V::kHasDot; }
 
