@@ -110,15 +110,14 @@ void add_bias(const GemmArgs& g, float* sums, std::int64_t begin, std::int64_t e
 }
 
 // Steps of a panel from k on that are run over all row tiles before the next ones.
-inline std::int64_t block_depth(const GemmArgs& g, const RowTiles& split, std::int64_t k) {
+inline std::int64_t block_depth(const GemmArgs& g, std::int64_t k) {
   std::int64_t most = g.padded_depth - k;
   if (g.math == Math::integer) {
     const std::int64_t group_left = g.scales.group - k % g.scales.group;
     most = group_left < most ? group_left : most;
   }
-  const std::int64_t block = has_scales(g.format) ? kDecodeDepth
-                             : split.tiles == 1   ? most
-                                                  : kPanelBlockBytes * 8 / (kPanel * code_bits(g.format));
+  const std::int64_t block =
+      has_scales(g.format) ? kDecodeDepth : kPanelBlockBytes * 8 / (kPanel * code_bits(g.format));
   return block < most ? block : most;
 }
 
@@ -145,7 +144,7 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
   const std::int64_t groups = g.scales.groups(g.padded_depth);
   float* sums = integer ? scratch.words : scratch.sums;
   for (std::int64_t k = 0, depth = 0; k < g.padded_depth; k += depth) {
-    depth = block_depth(g, split, k);
+    depth = block_depth(g, k);
     const std::byte* block = codes + k * kPanel * code_bits(g.format) / 8;
     const std::byte* at = weights + k * g.panel_bytes / g.padded_depth;
     const std::int64_t share = depth * g.panel_bytes / g.padded_depth / split.tiles;
@@ -170,6 +169,21 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
   }
 }
 
+// f32 or bf16 weights for few rows.
+inline void gemm_turns(const GemmArgs& g, Finish finish, const GemmScratch& scratch) {
+  alignas(64) float sums[kStreams * stream_rows(Format::f32) * kPanel];
+  const TileTurns turns = turns_of(g.math, g.row_count);
+  for (std::int64_t first = g.panel_begin; first < g.panel_end; first += kStreams) {
+    const std::int64_t count = g.panel_end - first < kStreams ? g.panel_end - first : kStreams;
+    turns(scratch.tiles, g.panels + first * g.panel_bytes, g.panel_bytes, count, g.padded_depth, sums);
+    for (std::int64_t p = 0; p < count; ++p) {
+      GemmScratch own = scratch;
+      own.sums = sums + p * g.row_count * kPanel;
+      finish_tile(g, own, first + p, 0, g.row_count, finish);
+    }
+  }
+}
+
 // This and the other loops below a FloatMode are not inlined: the compiler does not know that the scope changes
 // arithmetic, and must not move any across its borders.
 __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
@@ -182,6 +196,10 @@ __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
     pack_tile(g, begin, split.begin(t + 1), tile, scratch);
   }
   const Finish finish = finish_of(g.function);
+  if (!has_scales(g.format) && g.row_count <= stream_rows(g.format)) {
+    gemm_turns(g, finish, scratch);
+    return;
+  }
   const Stream stream = stream_of(g.format, g.row_count);
   for (std::int64_t panel = g.panel_begin; panel < g.panel_end; ++panel) {
     if (stream != nullptr) {

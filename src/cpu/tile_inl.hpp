@@ -9,9 +9,14 @@ constexpr std::int64_t kWordBlock = kBlock / 2;      // operands of V::words per
 // Depth that is run over all row tiles before the next, so that its 128 KiB of a panel stay in half of the smallest L2
 // (512 KiB) with the next panel's share.
 constexpr std::int64_t kPanelBlockBytes = 128 << 10;
-// Distance of prefetching when a panel is read once: what memory sends to one core, up to 30 GB/s, in the 100 ns that it
-// takes to answer. Eight times as far is 4 to 9 % slower where bytes are few.
+// Distance of prefetching when a panel is read once: what memory sends to one core, up to 20 GB/s, in the 100 ns that it
+// takes to answer.
 constexpr std::int64_t kStreamAhead = 2 << 10;
+// Panels of f32 or bf16 that few rows read in turns, and the bytes of a turn: memory sends more to a core that reads several
+// places at once. Two take 0.93 of the time of one; with 4, or turns of 1 KiB, it is as with one.
+constexpr int kStreams = 2;
+constexpr std::int64_t kTurnBytes = 512;
+constexpr std::int64_t kTurnAhead = kStreamAhead / kStreams;
 
 constexpr bool paired_rows(Math math) { return math == Math::bf16 && V::kHasDot; }
 
@@ -30,6 +35,9 @@ constexpr std::int64_t line_bytes(Math math) {
   const bool narrow = math == Math::widened || math == Math::bf16;
   return math == Math::integer ? kWordBlock * kPanel * 4 : line_of(math).depth * kPanel * (narrow ? 2 : 4);
 }
+
+// Contraction steps of a turn.
+constexpr int turn_depth(Math math) { return static_cast<int>(kTurnBytes * line_of(math).depth / line_bytes(math)); }
 
 // Cache lines that a tile asks for while it computes, spread evenly over its steps.
 struct Prefetch {
@@ -67,19 +75,19 @@ inline void fma_step(V::R (&sum)[kRows][kVectors], const float* a, const Weights
   }
 }
 
-template <int kRows, int kVectors>
+template <int kRows, int kVectors, int kSteps>
 inline void f32_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
 #pragma GCC unroll 4
-  for (int k = 0; k < kBlock; ++k) {
+  for (int k = 0; k < kSteps; ++k) {
     const float* line = reinterpret_cast<const float*>(panel) + k * kPanel;
     fma_step(sum, a + k, [=](int n) { return V::load(line + n * V::kWidth); });
   }
 }
 
-template <int kRows, int kVectors, bool kOddFirst>
+template <int kRows, int kVectors, int kSteps, bool kOddFirst>
 inline void pair_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
 #pragma GCC unroll 2
-  for (int k = 0; k < kBlock; k += 2) {
+  for (int k = 0; k < kSteps; k += 2) {
     const std::byte* pairs = panel + k * kPanel * 2;
     const auto even = [=](int n) { return V::even(pairs + n * V::kWidth * 4); };
     const auto odd = [=](int n) { return V::odd(pairs + n * V::kWidth * 4); };
@@ -94,10 +102,10 @@ inline void pair_block(V::R (&sum)[kRows][kVectors], const float* a, const std::
 }
 
 // Only where there is a unit: U delays looking for V::dot until the block is used.
-template <int kRows, int kVectors, class U = V>
+template <int kRows, int kVectors, int kSteps, class U = V>
 inline void dot_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
 #pragma GCC unroll 4
-  for (int k = 0; k < kBlock; ++k) {
+  for (int k = 0; k < kSteps / 2; ++k) {
     const float* pairs = reinterpret_cast<const float*>(panel) + k * kPanel;
     for (int r = 0; r < kRows; ++r) {
       const V::R value = V::broadcast(a + r * kBlock + k);
@@ -128,21 +136,22 @@ inline void word_block(V::R (&sum)[kRows][kVectors], const float* a, const std::
   }
 }
 
-template <int kRows, int kVectors, Math kMath>
+// kSteps: those of a line of the row tile, or of a turn.
+template <int kRows, int kVectors, Math kMath, int kSteps>
 inline void tile_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
   if constexpr (kMath == Math::integer) {
     word_block<kRows, kVectors>(sum, a, panel);
   } else if constexpr (kMath == Math::f32) {
-    f32_block<kRows, kVectors>(sum, a, panel);
+    f32_block<kRows, kVectors, kSteps>(sum, a, panel);
   } else if constexpr (paired_rows(kMath)) {
-    dot_block<kRows, kVectors>(sum, a, panel);
+    dot_block<kRows, kVectors, kSteps>(sum, a, panel);
   } else {
-    pair_block<kRows, kVectors, kMath == Math::bf16>(sum, a, panel);
+    pair_block<kRows, kVectors, kSteps, kMath == Math::bf16>(sum, a, panel);
   }
 }
 
-// sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile; integers as their bits.
-template <int kRows, Math kMath>
+// sums [kRows][kPanel] (+)= rows · panel over `blocks` times kSteps; integers as their bits.
+template <int kRows, Math kMath, int kSteps = line_of(kMath).depth>
 void tile(const float* a, const std::byte* panel, float* sums, std::int64_t blocks, bool accumulate, Prefetch ahead) {
   constexpr int kVectors = V::tile_vectors(kRows);
   constexpr int kPasses = kPanel / V::kWidth / kVectors;
@@ -159,12 +168,28 @@ void tile(const float* a, const std::byte* panel, float* sums, std::int64_t bloc
       for (std::int64_t line = 0; line < lines_per_step; ++line, ahead.from += 64) {
         V::prefetch(ahead.from);
       }
-      tile_block<kRows, kVectors, kMath>(sum, a + block * kRows * line_of(kMath).floats, b + block * line_bytes(kMath));
+      tile_block<kRows, kVectors, kMath, kSteps>(sum, a + block * kRows * line_of(kMath).floats,
+                                                 b + block * line_bytes(kMath));
     }
     for (int r = 0; r < kRows; ++r) {
       for (int n = 0; n < kVectors; ++n) {
         V::store(sums + r * kPanel + (first + n) * V::kWidth, sum[r][n]);
       }
+    }
+  }
+}
+
+// sums [count][kRows][kPanel] = rows · `count` panels over `depth` steps, in turns.
+template <int kRows, Math kMath>
+void tile_turns(const float* rows, const std::byte* panels, std::int64_t panel_bytes, std::int64_t count,
+                std::int64_t depth, float* sums) {
+  constexpr Line kLine = line_of(kMath);
+  constexpr int kSteps = turn_depth(kMath);
+  for (std::int64_t k = 0; k < depth; k += kSteps, panels += kTurnBytes) {
+    const float* at = rows + k / kLine.depth * kRows * kLine.floats + k % kLine.depth * kLine.floats / kLine.depth;
+    for (std::int64_t p = 0; p < count; ++p) {
+      const std::byte* turn = panels + p * panel_bytes;
+      tile<kRows, kMath, kSteps>(at, turn, sums + p * kRows * kPanel, 1, k > 0, {turn + kTurnAhead, kTurnBytes / 64});
     }
   }
 }
@@ -192,6 +217,24 @@ inline Tile tile_of(Math math, std::int64_t rows) {
     default:
       return tile_of<Math::bf16>(rows);
   }
+}
+
+using TileTurns = void (*)(const float*, const std::byte*, std::int64_t, std::int64_t, std::int64_t, float*);
+
+template <Math kMath, int kRows = stream_rows(Format::f32)>
+inline TileTurns turns_of(std::int64_t rows) {
+  if constexpr (kRows == 1) {
+    return tile_turns<1, kMath>;
+  } else {
+    return rows == kRows ? tile_turns<kRows, kMath> : turns_of<kMath, kRows - 1>(rows);
+  }
+}
+
+// Of weights that are not codes, for few rows.
+inline TileTurns turns_of(Math math, std::int64_t rows) {
+  return math == Math::f32       ? turns_of<Math::f32>(rows)
+         : math == Math::widened ? turns_of<Math::widened>(rows)
+                                 : turns_of<Math::bf16>(rows);
 }
 
 // The parts of GemmArgs::scratch.

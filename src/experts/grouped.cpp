@@ -15,7 +15,7 @@ constexpr std::int64_t kPiecesPerThread = 32;
 // per byte).
 constexpr std::int64_t kPanelCost = 8;
 
-// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (3 KiB ahead),
+// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (2 KiB ahead),
 // many times.
 constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
 
