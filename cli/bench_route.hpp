@@ -34,7 +34,7 @@ struct RouteBenchRow {
   Isa isa = Isa::plain;
   int threads = 1;
   double ms = 0;
-  double read_ms = 0;   // for the bytes of the logits at the probe's rate of memory
+  double read_ms = 0;   // for the bytes of the logits at the rate of memory in the same round
   double plain_ms = 0;  // of plain_route
 
   double ns_per_token() const { return ms * 1e6 / static_cast<double>(tokens); }
@@ -43,7 +43,7 @@ struct RouteBenchRow {
 };
 
 struct RouteBenchResult {
-  Roofline probe;  // the better of one before and one after
+  Roofline probe;  // of all rounds
   std::vector<RouteBenchRow> rows;
 };
 

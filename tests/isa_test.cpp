@@ -7,6 +7,7 @@
 #include "kernel_runs.hpp"
 #include "layer_variants.hpp"
 #include "switchyard/cpu.hpp"
+#include "switchyard/probe.hpp"
 
 namespace {
 
@@ -66,6 +67,23 @@ Outcome run(const Layer& layer, const Rows& x, DType out) {
   const Routing routing = layer.forward(x.view(), y.view(), workspace).routing;
   const std::int64_t slots = routing.tokens * routing.topk;
   return {y.bytes, {routing.expert, routing.expert + slots}, {routing.weight, routing.weight + slots}};
+}
+
+TEST(Isa, AProbeIsOfTheSetItWasMadeWith) {
+  on_every_isa([](Isa isa) {
+    RooflineProbe probe(Threads::pool(2), std::size_t{16} << 20);
+    RooflineProbe moved = std::move(probe);
+    set_isa(Isa::plain);
+    for (int i = 0; i < 2; ++i) {
+      const Roofline sample = moved.sample();
+      EXPECT_EQ(sample.isa, isa);
+      EXPECT_EQ(sample.threads, 2);
+      EXPECT_GT(sample.fma_gflops, 0);
+      EXPECT_GT(sample.dram_gbps, 0);
+      EXPECT_GT(sample.cache_gbps, 0);
+      EXPECT_EQ(sample.bf16_gflops > 0, isa == Isa::avx512_bf16);
+    }
+  });
 }
 
 TEST(Isa, EverySetGivesTheSameBits) {
