@@ -71,7 +71,8 @@ TEST(RecordStore, ReadsAnyRangeOfAnyLayersInBothLayouts) {
                                                  schema.layers.begin());
         const std::size_t set = layout == RecordLayout::rows_first ? r * layers.size() + l : l * count + r;
         for (std::size_t k = 0; k < 4; ++k) {
-          const std::byte expected = position < 900 ? rows[(position * schema.layers.size() + at) * 4 + k] : std::byte{0};
+          const std::byte expected =
+              position < 900 ? rows[(position * schema.layers.size() + at) * 4 + k] : std::byte{0};
           ASSERT_EQ(read.ids[set * 4 + k], expected);
         }
       }
