@@ -1,4 +1,4 @@
-// Encodings of the record: blobs of 256 rows of 4 layers, in the caches. GB/s of ids; `size` is the blob over its ids.
+// Encodings of the record: blobs of 256 rows of 8 layers, in the caches. GB/s of ids; `size` is the blob over its ids.
 #include <benchmark/benchmark.h>
 
 #include <string>
@@ -21,7 +21,7 @@ constexpr RecordEncoding kEncodings[] = {RecordEncoding::raw,         RecordEnco
                                          RecordEncoding::packed_zstd, RecordEncoding::elias_fano_zstd};
 
 void run_case(benchmark::State& state, const Case& c, RecordEncoding encoding, bool decode) {
-  const IdShape shape{c.experts, c.topk, SlotOrder::canonical, 1024};
+  const IdShape shape{c.experts, c.topk, SlotOrder::canonical, 2048};
   const auto ids = testing::random_rows({c.experts, c.topk, {0}, shape.order, ""}, shape.sets, 1);
   IdEncoder encoder;
   IdDecoder decoder;

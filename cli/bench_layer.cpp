@@ -119,7 +119,8 @@ class Bench {
     workspace_ = Workspace(copies_.front().workspace_bytes(most_tokens));
   }
 
-  // All numbers of tokens in turn, and the machine's rates, so that what disturbs the machine disturbs them alike.
+  // All numbers of tokens in turn, and the machine's rates, so that what disturbs the machine disturbs them alike. The
+  // seconds are those of all of it.
   std::vector<Series> measure(double seconds, RooflineProbe& probe, std::vector<Roofline>& rates) {
     std::vector<Series> all;
     for (const std::int64_t count : tokens_) {

@@ -47,7 +47,7 @@ struct BenchRow {
 };
 
 struct BenchResult {
-  Roofline probe;  // of all rounds
+  Roofline probe;  // each rate's median over all rounds
   std::vector<BenchRow> rows;
 };
 

@@ -27,8 +27,7 @@ double available_bytes() {
 
 Roofline median(const std::vector<Roofline>& samples) {
   Roofline found = samples.front();
-  for (double Roofline::*rate : {&Roofline::fma_gflops, &Roofline::bf16_gflops, &Roofline::vnni_gops,
-                                 &Roofline::dram_gbps, &Roofline::cache_gbps}) {
+  for (double Roofline::*rate : kRooflineRates) {
     found.*rate = median(samples, [rate](const Roofline& sample) { return sample.*rate; });
   }
   return found;

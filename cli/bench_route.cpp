@@ -84,11 +84,11 @@ class RouteBench {
   std::vector<Series> measure(const RouteBenchRequest& request, RooflineProbe& probe, std::vector<Roofline>& rates) {
     for (Rounds rounds(request.seconds, request.repeat); rounds.next();) {
       rates.push_back(probe.sample());
-      time(series_.front(), [&](ConstMatrix logits) { run(logits); });  // wakes the threads, which the probe let sleep
       for (Series& series : series_) {
         Sample sample;
         const double bytes = static_cast<double>(series.tokens) * row_bytes(config_);
         sample.read_seconds = bytes / (rates.back().dram_gbps * 1e9);
+        time(series, [&](ConstMatrix logits) { run(logits); });  // wakes the threads, which the probe let sleep
         sample.seconds = time(series, [&](ConstMatrix logits) { run(logits); });
         sample.plain_seconds = time(series, [&](ConstMatrix logits) { run_plain(logits); });
         series.samples.push_back(sample);

@@ -43,7 +43,7 @@ struct RouteBenchRow {
 };
 
 struct RouteBenchResult {
-  Roofline probe;  // of all rounds
+  Roofline probe;  // each rate's median over all rounds
   std::vector<RouteBenchRow> rows;
 };
 

@@ -24,7 +24,7 @@ TEST_P(Emulated, GemmGivesTheBitsOfPlain) {
   for (const Math math : {Math::f32, Math::widened, Math::bf16}) {
     const ExpertFunction silu;
     for (const ExpertFunction* function : {static_cast<const ExpertFunction*>(nullptr), &silu}) {
-      for (const std::int64_t rows : {1, 2, 5, 7, 9, 12, 13, 14, 27, 40}) {
+      for (const std::int64_t rows : {1, 2, 3, 5, 7, 9, 12, 13, 14, 27, 40}) {
         const auto x = kernel_runs::normal_values(static_cast<std::size_t>(rows * kDepth), 1);
         const auto weight = kernel_runs::normal_values(37 * kDepth, 2);
         EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, kDepth, function),
@@ -33,10 +33,13 @@ TEST_P(Emulated, GemmGivesTheBitsOfPlain) {
       }
     }
     constexpr std::int64_t kDeep = 2080;  // several blocks of every arithmetic
-    const auto deep_x = kernel_runs::normal_values(30 * kDeep, 5);
-    const auto deep_weight = kernel_runs::normal_values(40 * kDeep, 6);
-    EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, deep_x, deep_weight, kDeep),
-              kernel_runs::gemm(kKernelsPlain, math, deep_x, deep_weight, kDeep));
+    const auto deep_weight = kernel_runs::normal_values(70 * kDeep, 6);
+    for (const std::int64_t rows : {1, 2, 3, 30}) {
+      const auto deep_x = kernel_runs::normal_values(static_cast<std::size_t>(rows * kDeep), 5);
+      EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, deep_x, deep_weight, kDeep),
+                kernel_runs::gemm(kKernelsPlain, math, deep_x, deep_weight, kDeep))
+          << "math " << static_cast<int>(math) << " rows " << rows;
+    }
     for (const bool finite : {true, false}) {
       const auto x = kernel_runs::wild_values(15 * kDepth, finite, 3);
       const auto weight = kernel_runs::wild_values(40 * kDepth, finite, 4);

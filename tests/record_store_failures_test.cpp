@@ -151,7 +151,7 @@ TEST(RecordStoreFailures, FlippedBytesOfTheFile) {
   const TempFolder folder;
   const auto path = folder / "a.db";
   const RecordSchema schema = small_schema();
-  constexpr std::int64_t kRows = 6000;  // more bytes than free pages have
+  constexpr std::int64_t kRows = 6000;  // fewer would leave most of the pages unused
   const auto rows = random_rows(schema, kRows, 18);
   {
     RecordStore store = RecordStore::open(path, kCreate);

@@ -175,7 +175,9 @@ TEST(RecordStore, GroupsOfAnotherWriterStay) {
   const RecordSchema schema = small_schema(SlotOrder::canonical);
   const auto rows = random_rows(schema, 300, 23);
   const std::int64_t parent = RecordStore::open(path, kCreate).add_sequence(schema, "parent");
-  run_sql(path, "UPDATE schemas SET group_layers = 3");
+  run_sql(path,
+          "INSERT INTO schemas (experts, topk, slot_order, group_layers, layers, model) "
+          "SELECT experts, topk, slot_order, 3, layers, model FROM schemas; UPDATE sequences SET schema_id = 2");
   RecordStore store = RecordStore::open(path, kWrite);
   store.append(parent, 0, rows_in_memory(schema, rows.data(), 200));
   const std::int64_t child = store.add_sequence(schema, "child", {0, parent, 150});

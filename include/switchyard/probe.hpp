@@ -35,10 +35,14 @@ struct Roofline {
   double cache_gbps = 0;   // reading 256 KiB per thread again and again
 };
 
+inline constexpr double Roofline::*kRooflineRates[] = {
+    &Roofline::fma_gflops, &Roofline::bf16_gflops, &Roofline::vnni_gops, &Roofline::dram_gbps, &Roofline::cache_gbps};
+
 inline constexpr std::size_t kProbeBytes = std::size_t{512} << 20;
 
-// Measures for the current instruction set, again and again: on a machine with others, a rate is worth something beside
-// what is measured in the same moment. Holds dram_bytes of memory. One thread at a time.
+// Measures again and again, with the instruction set and as many threads as there were when it was made: on a machine that is
+// shared, a rate says something about what was measured in the same moment. Holds dram_bytes of memory and 256 KiB per
+// thread. One thread at a time.
 class SWITCHYARD_API RooflineProbe {
  public:
   // Throws out_of_memory.
@@ -47,7 +51,7 @@ class SWITCHYARD_API RooflineProbe {
   RooflineProbe(RooflineProbe&&) noexcept;
   RooflineProbe& operator=(RooflineProbe&&) noexcept;
 
-  // One short run of each, about 50 ms. Throws out_of_memory if a thread cannot start.
+  // One short run of each, about 50 ms with kProbeBytes. Throws out_of_memory if a thread cannot start.
   Roofline sample();
 
  private:

@@ -171,10 +171,10 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
 
 // f32 or bf16 weights for few rows.
 inline void gemm_turns(const GemmArgs& g, Finish finish, const GemmScratch& scratch) {
-  alignas(64) float sums[kStreams * stream_rows(Format::f32) * kPanel];
+  alignas(64) float sums[kTurnPanels * stream_rows(Format::f32) * kPanel];
   const TileTurns turns = turns_of(g.math, g.row_count);
-  for (std::int64_t first = g.panel_begin; first < g.panel_end; first += kStreams) {
-    const std::int64_t count = g.panel_end - first < kStreams ? g.panel_end - first : kStreams;
+  for (std::int64_t first = g.panel_begin; first < g.panel_end; first += kTurnPanels) {
+    const std::int64_t count = g.panel_end - first < kTurnPanels ? g.panel_end - first : kTurnPanels;
     turns(scratch.tiles, g.panels + first * g.panel_bytes, g.panel_bytes, count, g.padded_depth, sums);
     for (std::int64_t p = 0; p < count; ++p) {
       GemmScratch own = scratch;

@@ -53,9 +53,9 @@ constexpr bool is_integer(Format format) { return format == Format::i8 || format
 constexpr bool has_scales(Format format) { return format != Format::f32 && format != Format::bf16; }
 
 // Up to so many rows the weights of a matrix go from memory through registers once, f32 and bf16 by turns of two panels.
-// Beyond, codes are decoded for several rows at a time, and f32 and bf16 pass by tiles. On AVX2, where sums of 3 rows over a panel fill 12 of 16 registers,
-// decoding a block takes 1.1 to 1.7 times as long for one row of any codes; for two rows 1.2 times of 8 bits, but 0.8 times
-// of e2m1, whose decoding needs the most registers.
+// Beyond, codes are decoded for several rows at a time, and f32 and bf16 pass by tiles. On AVX2, where sums of 3 rows over
+// a panel fill 12 of 16 registers, decoding a block takes 1.1 to 1.7 times as long for one row of any codes; for two rows
+// 1.2 times of 8 bits, but 0.8 times of e2m1, whose decoding needs the most registers.
 constexpr int stream_rows(Format format) {
   switch (format) {
     case Format::f8_e4m3:

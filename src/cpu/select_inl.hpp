@@ -273,7 +273,7 @@ inline void keep_groups(float* value, std::int32_t size, const RouterOptions& op
   for (std::int32_t g = 0; g < options.groups; ++g) {
     descending[places[g]] = g;
   }
-  // So many of them for every token: whether a group is kept would be guessed wrong as often as not.
+  // As many for every token, which a processor foresees; whether a group is kept it would guess wrong as often as not.
   const V16 masked = V16::set(options.masked_zero ? 0.0F : -__builtin_inff());
   for (std::int32_t i = options.kept_groups; i < options.groups; ++i) {
     float* group = value + descending[i] * members;

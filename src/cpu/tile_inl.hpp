@@ -14,9 +14,8 @@ constexpr std::int64_t kPanelBlockBytes = 128 << 10;
 constexpr std::int64_t kStreamAhead = 2 << 10;
 // Panels of f32 or bf16 that few rows read in turns, and the bytes of a turn: memory sends more to a core that reads several
 // places at once. Two take 0.93 of the time of one; with 4, or turns of 1 KiB, it is as with one.
-constexpr int kStreams = 2;
+constexpr int kTurnPanels = 2;
 constexpr std::int64_t kTurnBytes = 512;
-constexpr std::int64_t kTurnAhead = kStreamAhead / kStreams;
 
 constexpr bool paired_rows(Math math) { return math == Math::bf16 && V::kHasDot; }
 
@@ -150,7 +149,8 @@ inline void tile_block(V::R (&sum)[kRows][kVectors], const float* a, const std::
   }
 }
 
-// sums [kRows][kPanel] (+)= rows · panel over `blocks` times kSteps; integers as their bits.
+// sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile, or over the one block of a turn; integers as
+// their bits.
 template <int kRows, Math kMath, int kSteps = line_of(kMath).depth>
 void tile(const float* a, const std::byte* panel, float* sums, std::int64_t blocks, bool accumulate, Prefetch ahead) {
   constexpr int kVectors = V::tile_vectors(kRows);
@@ -185,11 +185,13 @@ void tile_turns(const float* rows, const std::byte* panels, std::int64_t panel_b
                 std::int64_t depth, float* sums) {
   constexpr Line kLine = line_of(kMath);
   constexpr int kSteps = turn_depth(kMath);
+  static_assert(kLine.depth % kSteps == 0 && kDepth % kSteps == 0);
+  const std::int64_t distance = kStreamAhead / count;
   for (std::int64_t k = 0; k < depth; k += kSteps, panels += kTurnBytes) {
     const float* at = rows + k / kLine.depth * kRows * kLine.floats + k % kLine.depth * kLine.floats / kLine.depth;
     for (std::int64_t p = 0; p < count; ++p) {
       const std::byte* turn = panels + p * panel_bytes;
-      tile<kRows, kMath, kSteps>(at, turn, sums + p * kRows * kPanel, 1, k > 0, {turn + kTurnAhead, kTurnBytes / 64});
+      tile<kRows, kMath, kSteps>(at, turn, sums + p * kRows * kPanel, 1, k > 0, {turn + distance, kTurnBytes / 64});
     }
   }
 }

@@ -21,8 +21,8 @@ SqliteAccess sqlite_access(StoreAccess access) {
   fail(Code::invalid_argument, "record store: access {}, expected read, write or create", static_cast<int>(access));
 }
 
-// Commits are on the disk when they return; the log grows to some 256 MB before it is taken into the file. Pages of 64 KiB
-// hold four blobs of 14 KiB: large appends take 0.75 of the time that they take with 8 KiB. A commit of a few rows pays with
+// Commits are on the disk when they return; the log of a file that begins here grows to some 256 MB before it is taken into
+// the file. Pages of 64 KiB hold four blobs of 14 KiB: large appends take 0.75 of the time that they take with 8 KiB. A commit of a few rows pays with
 // 0.3 MB more of log, 0.6 ms.
 void set_up(const Sqlite& database) {
   database.run(
@@ -128,14 +128,16 @@ std::int64_t RecordStore::add_sequence(const RecordSchema& schema, std::string_v
   if (find(key)) fail(Code::invalid_argument, "record store: sequence '{}' is there already, expected a new key", key);
   const std::string layers = layers_json(schema);
   const auto order = static_cast<std::int64_t>(schema.order);
-  // With groups of any size, so that a child has its parent's schema in a file that another writer began.
+  // With groups of any size, for files that another writer began; if there are several, a child has its parent's.
   Statement same(database,
                  "SELECT schema_id FROM schemas WHERE experts = ?1 AND topk = ?2 AND slot_order = ?3 AND "
-                 "layers = ?4 AND model = ?5 ORDER BY schema_id");
+                 "layers = ?4 AND model = ?5 "
+                 "ORDER BY schema_id IS NOT (SELECT schema_id FROM sequences WHERE sequence_id = ?6), schema_id");
   const auto experts = std::int64_t{schema.experts};
   const auto topk = std::int64_t{schema.topk};
   std::int64_t schema_id = 0;
-  if (same.with(experts, topk, order, std::string_view(layers), std::string_view(schema.model)).step()) {
+  if (same.with(experts, topk, order, std::string_view(layers), std::string_view(schema.model), sequence.parent)
+          .step()) {
     schema_id = same.number(0);
   } else {
     Statement(database,

@@ -15,8 +15,8 @@
 namespace switchyard {
 
 constexpr std::int64_t kBlockRows = 256;  // a span lies within positions n · 256 .. n · 256 + 255
-// Layers of a blob: few, so that a pipeline's rank reads little that is not its own, but 16 KiB of 8 ids, which zstd
-// decodes 1.2 times as fast as 8 KiB: building its tables takes as long as 3 KiB.
+// Layers of a blob: few, so that a pipeline's rank decodes little that is not its own, but 16 KiB of 8 ids, which zstd
+// decodes 1.2 times as fast as 8 KiB: building its tables takes as long as decoding 3 KiB.
 constexpr std::int64_t kGroupLayers = 8;
 constexpr std::int64_t kMaxPosition = std::int64_t{1} << 48;
 
