@@ -121,16 +121,16 @@ class Bench {
 
   // All numbers of tokens in turn, and the machine's rates, so that what disturbs the machine disturbs them alike. The
   // seconds are those of all of it.
-  std::vector<Series> measure(double seconds, RooflineProbe& probe, std::vector<Roofline>& rates) {
+  std::vector<Series> measure(double seconds, MachineRates& rates) {
     std::vector<Series> all;
     for (const std::int64_t count : tokens_) {
       all.push_back({config_, format_, dtype_, count, Path::grouped, {}});
       forward(all.back());  // the first touch of the memory
     }
     for (Rounds rounds(seconds, 0); rounds.next();) {
-      rates.push_back(probe.sample());
-      forward(all.front());  // wakes the threads, which the probe let sleep
-      for (Series& series : all) series.samples.push_back(sample(series, rates.back()));
+      const Roofline& machine = rates.now();
+      forward(all.front());  // wakes the threads
+      for (Series& series : all) series.samples.push_back(sample(series, machine));
     }
     return all;
   }
@@ -188,18 +188,17 @@ BenchRow make_row(const Series& series, const Roofline& probe) {
 
 BenchResult bench_layers(const BenchRequest& request) {
   const Threads threads = Threads::pool(request.threads);
-  RooflineProbe probe(threads);
-  std::vector<Roofline> rates;
+  MachineRates rates(threads);
   std::vector<Series> all;
   for (const BenchConfig& config : request.configs) {
     for (const Format format : request.formats) {
       const DType dtype = request.dtype.value_or(format == Format::bf16 ? DType::bf16 : DType::f32);
       Bench bench(config, format, dtype, request.tokens, threads);
-      std::vector<Series> measured = bench.measure(request.seconds, probe, rates);
+      std::vector<Series> measured = bench.measure(request.seconds, rates);
       std::move(measured.begin(), measured.end(), std::back_inserter(all));
     }
   }
-  BenchResult result{median(rates), {}};
+  BenchResult result{rates.median(), {}};
   for (const Series& series : all) result.rows.push_back(make_row(series, result.probe));
   return result;
 }

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kMinRounds = 7;
 constexpr int kMaxRounds = 301;
+constexpr double kRatesSeconds = 0.1;
 
 }  // namespace
 
@@ -25,10 +26,18 @@ double available_bytes() {
   return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
 }
 
-Roofline median(const std::vector<Roofline>& samples) {
-  Roofline found = samples.front();
+const Roofline& MachineRates::now() {
+  if (samples_.empty() || seconds_since(last_) > kRatesSeconds) {
+    samples_.push_back(probe_.sample());
+    last_ = BenchClock::now();
+  }
+  return samples_.back();
+}
+
+Roofline MachineRates::median() const {
+  Roofline found = samples_.front();
   for (double Roofline::*rate : kRooflineRates) {
-    found.*rate = median(samples, [rate](const Roofline& sample) { return sample.*rate; });
+    found.*rate = cli::median(samples_, [rate](const Roofline& sample) { return sample.*rate; });
   }
   return found;
 }

@@ -45,7 +45,20 @@ double median(const std::vector<Sample>& samples, const Value& value) {
   return *middle;
 }
 
-// Each rate's own median, of at least one sample.
-Roofline median(const std::vector<Roofline>& samples);
+// What the machine does while something else is measured.
+class MachineRates {
+ public:
+  explicit MachineRates(const Threads& threads) : probe_(threads) {}
+
+  // Of the last tenth of a second: measured anew if it has passed, which lets the pool's threads fall asleep.
+  const Roofline& now();
+  // Each rate's own, of all that was measured; at least once.
+  Roofline median() const;
+
+ private:
+  RooflineProbe probe_;
+  std::vector<Roofline> samples_;
+  BenchClock::time_point last_;
+};
 
 }  // namespace switchyard::cli

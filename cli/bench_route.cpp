@@ -81,14 +81,13 @@ class RouteBench {
   }
 
   // All numbers of tokens and both codes in turn, so that what disturbs the machine disturbs them alike.
-  std::vector<Series> measure(const RouteBenchRequest& request, RooflineProbe& probe, std::vector<Roofline>& rates) {
+  std::vector<Series> measure(const RouteBenchRequest& request, MachineRates& rates) {
     for (Rounds rounds(request.seconds, request.repeat); rounds.next();) {
-      rates.push_back(probe.sample());
+      const double rate = rates.now().dram_gbps * 1e9;
       for (Series& series : series_) {
         Sample sample;
-        const double bytes = static_cast<double>(series.tokens) * row_bytes(config_);
-        sample.read_seconds = bytes / (rates.back().dram_gbps * 1e9);
-        time(series, [&](ConstMatrix logits) { run(logits); });  // wakes the threads, which the probe let sleep
+        sample.read_seconds = static_cast<double>(series.tokens) * row_bytes(config_) / rate;
+        time(series, [&](ConstMatrix logits) { run(logits); });  // wakes the threads
         sample.seconds = time(series, [&](ConstMatrix logits) { run(logits); });
         sample.plain_seconds = time(series, [&](ConstMatrix logits) { run_plain(logits); });
         series.samples.push_back(sample);
@@ -184,15 +183,14 @@ RouteBenchRow make_row(const Series& series, const Roofline& probe) {
 
 RouteBenchResult bench_routes(const RouteBenchRequest& request) {
   const Threads threads = Threads::pool(request.threads);
-  RooflineProbe probe(threads);
-  std::vector<Roofline> rates;
+  MachineRates rates(threads);
   std::vector<Series> all;
   for (const RouteBenchCase& config : request.cases) {
     RouteBench bench(config, request, threads);
-    std::vector<Series> measured = bench.measure(request, probe, rates);
+    std::vector<Series> measured = bench.measure(request, rates);
     std::move(measured.begin(), measured.end(), std::back_inserter(all));
   }
-  RouteBenchResult result{median(rates), {}};
+  RouteBenchResult result{rates.median(), {}};
   for (const Series& series : all) result.rows.push_back(make_row(series, result.probe));
   return result;
 }
