@@ -35,13 +35,15 @@ struct Roofline {
   double cache_gbps = 0;   // reading 256 KiB per thread again and again
 };
 
+// All rates, for what is done with each of them.
 inline constexpr double Roofline::*kRooflineRates[] = {
     &Roofline::fma_gflops, &Roofline::bf16_gflops, &Roofline::vnni_gops, &Roofline::dram_gbps, &Roofline::cache_gbps};
 
+// Far more than caches hold.
 inline constexpr std::size_t kProbeBytes = std::size_t{512} << 20;
 
-// Measures again and again, with the instruction set and as many threads as there were when it was made: on a machine that is
-// shared, a rate says something about what was measured in the same moment. Holds dram_bytes of memory and 256 KiB per
+// Measures again and again, with the instruction set and as many threads as there were when it was made: on a machine that
+// is shared, a rate says something about what was measured in the same moment. Holds dram_bytes of memory and 256 KiB per
 // thread. One thread at a time.
 class SWITCHYARD_API RooflineProbe {
  public:

@@ -10,7 +10,7 @@
 
 namespace switchyard {
 
-// E of a record.
+// The largest E of a record.
 inline constexpr std::int32_t kMaxRecordExperts = 65536;
 
 // function(pointer to the ids), as std::uint8_t or std::uint16_t by their bytes, const if `ids` is.

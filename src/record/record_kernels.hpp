@@ -8,7 +8,7 @@
 
 namespace switchyard {
 
-// K of a record.
+// The largest K of a record.
 inline constexpr std::int32_t kMaxRecordTopk = 64;
 
 // Makes slot `low` the lesser of the two, slot `high` the other.

@@ -22,8 +22,8 @@ SqliteAccess sqlite_access(StoreAccess access) {
 }
 
 // Commits are on the disk when they return; the log of a file that begins here grows to some 256 MB before it is taken into
-// the file. Pages of 64 KiB hold four blobs of 14 KiB: large appends take 0.75 of the time that they take with 8 KiB. A commit of a few rows pays with
-// 0.3 MB more of log, 0.6 ms.
+// the file. Pages of 64 KiB hold four blobs of 14 KiB: large appends take 0.75 of the time that they take with 8 KiB. A commit
+// of a few rows pays with 0.3 MB more of log, 0.6 ms.
 void set_up(const Sqlite& database) {
   database.run(
       "PRAGMA page_size = 65536; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; "
