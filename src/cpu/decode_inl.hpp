@@ -22,23 +22,31 @@ inline void decode_scales(const PanelScales& scales, const std::byte* panel, std
   V16::store(to + kLanes, load_scales(from + kLanes * scales.size(), scales.dtype));
 }
 
-// Codes of kParts · 4 contraction steps in 32 bits of a column; kScale times what is decoded is what they stand for.
+template <int kNumber>
+struct Constant {
+  static constexpr int kValue = kNumber;
+};
+
+// Calls body(Constant<i>) for i = 0 .. kCount.
+template <int kCount, int kStep = 0, class Body>
+__attribute__((always_inline)) inline void for_steps(const Body& body) {
+  if constexpr (kStep < kCount) {
+    body(Constant<kStep>());
+    for_steps<kCount, kStep + 1>(body);
+  }
+}
+
+// Codes in 32 bits of a column: kParts parts of kPartSteps contraction steps.
 constexpr int kPartSteps = 4;
 struct E4m3 {
   static constexpr int kParts = 1;
-  static constexpr float kScale = 0x1p120F;
   template <int kPart>
-  static void decode(const std::byte* words, V::R (&to)[kPartSteps]) {
-    V::tiny_e4m3(words, to);
-  }
+  using Held = V::E4m3;
 };
 struct E2m1 {
   static constexpr int kParts = 2;
-  static constexpr float kScale = V::kE2m1Scale;
   template <int kPart>
-  static void decode(const std::byte* words, V::R (&to)[kPartSteps]) {
-    V::e2m1<kPart>(words, to);
-  }
+  using Held = V::E2m1<kPart>;
 };
 
 // What the codes of a group are multiplied with, by · factor, rounded once in all: where there is a factor, the first
@@ -53,8 +61,9 @@ inline bool any_differ(V16 a, V16 b) { return V16::any_less(a, b) || V16::any_le
 
 template <class Code>
 inline void load_group(const GemmArgs& g, const std::byte* panel, std::int64_t group, GroupScales& to) {
-  const V16 unit = V16::set(Code::kScale);
-  const V16 unit_inverse = V16::set(1.0F / Code::kScale);
+  constexpr float kScale = Code::template Held<0>::kScale;
+  const V16 unit = V16::set(kScale);
+  const V16 unit_inverse = V16::set(1.0F / kScale);
   decode_scales(g.scales, panel, group, to.by);
   // Scales so large or small that their product with kScale is not exact stay apart; no factor goes with such.
   bool apart = false;
@@ -63,35 +72,33 @@ inline void load_group(const GemmArgs& g, const std::byte* panel, std::int64_t g
     apart |= any_differ(V16::mul(V16::mul(scale, unit), unit_inverse), scale);
   }
   to.has_factor = apart || g.scales.has_factor;
+  const V16 factor = g.scales.has_factor ? V16::load(reinterpret_cast<const float*>(panel)) : V16::set(1.0F);
   for (std::int64_t at = 0; at < kPanel; at += kLanes) {
     const V16 scale = V16::load(to.by + at);
     V16::store(to.by + at, apart ? unit : V16::mul(scale, unit));
-    if (to.has_factor) {
-      V16::store(to.factor + at, apart ? scale : V16::load(reinterpret_cast<const float*>(panel)));
-    }
+    V16::store(to.factor + at, apart ? scale : factor);
   }
 }
 
-// A part of the words of V::kWidth columns.
-template <class Code, int kPart, bool kHasFactor>
-inline void decode_part(const std::byte* words, V::R by, V::R factor, V::R (&to)[kPartSteps]) {
-  Code::template decode<kPart>(words, to);
-  for (V::R& value : to) {
-    value = V::mul(value, by);
-    if constexpr (kHasFactor) {
-      value = V::mul(value, factor);
-    }
+// A step of what is held of V::kWidth columns.
+template <int kStep, bool kHasFactor, class Held>
+inline V::R scaled_step(const Held& held, V::R by, V::R factor) {
+  const V::R value = V::mul(held.template step<kStep>(), by);
+  if constexpr (kHasFactor) {
+    return V::mul(value, factor);
+  } else {
+    return value;
   }
 }
 
-// The steps of those words to lines of kPanel.
+// The steps of a word of V::kWidth columns to lines of kPanel.
 template <class Code, bool kHasFactor, int kPart = 0>
 inline void decode_word(const std::byte* words, V::R by, V::R factor, float* to) {
-  V::R value[kPartSteps];
-  decode_part<Code, kPart, kHasFactor>(words, by, factor, value);
-  for (int i = 0; i < kPartSteps; ++i) {
-    V::store(to + (kPart * kPartSteps + i) * kPanel, value[i]);
-  }
+  const auto held = Code::template Held<kPart>::hold(words);
+  for_steps<kPartSteps>([&](auto step) {
+    constexpr int kStep = decltype(step)::kValue;
+    V::store(to + (kPart * kPartSteps + kStep) * kPanel, scaled_step<kStep, kHasFactor>(held, by, factor));
+  });
   if constexpr (kPart + 1 < Code::kParts) {
     decode_word<Code, kHasFactor, kPart + 1>(words, by, factor, to);
   }
@@ -128,16 +135,16 @@ inline void decode_floats(const GemmArgs& g, const std::byte* panel, const std::
 }
 
 // The same of integers, without scales: operands of V::words, [depth / V::kWordSteps][kPanel].
-template <int kSteps, class Split>
-inline void decode_words(const std::byte* codes, std::int64_t depth, float* to, const Split& split) {
-  constexpr int kWords = kSteps / V::kWordSteps;
-  for (std::int64_t word = 0; word < depth / kSteps; ++word) {
+template <class Held>
+inline void decode_words(const std::byte* codes, std::int64_t depth, float* to) {
+  for (std::int64_t line = 0; line < depth / V::kWordSteps; line += Held::kSteps) {
+    const std::byte* words = codes + line / Held::kSteps * kPanel * 4;
     for (std::int64_t column = 0; column < kPanel; column += V::kWidth) {
-      V::R value[kWords];
-      split(codes + (word * kPanel + column) * 4, value);
-      for (int i = 0; i < kWords; ++i) {
-        V::store(to + (word * kWords + i) * kPanel + column, value[i]);
-      }
+      const Held held = Held::hold(words + column * 4);
+      for_steps<Held::kSteps>([&](auto step) {
+        constexpr int kStep = decltype(step)::kValue;
+        V::store(to + (line + kStep) * kPanel + column, held.template step<kStep>());
+      });
     }
   }
 }
@@ -155,14 +162,14 @@ inline const std::byte* decode(const GemmArgs& g, const std::byte* panel, const 
       decode_floats<E2m1>(g, panel, codes, k, depth, block);
       break;
     case Format::i8:
-      if constexpr (V::kWordSteps == 4) {
+      if constexpr (V::Bytes::kSteps == 1) {
         return codes;
       } else {
-        decode_words<4>(codes, depth, block, [](const std::byte* words, auto& to) { V::bytes(words, to); });
+        decode_words<V::Bytes>(codes, depth, block);
       }
       break;
     case Format::i4:
-      decode_words<8>(codes, depth, block, [](const std::byte* words, auto& to) { V::half_bytes(words, to); });
+      decode_words<V::HalfBytes>(codes, depth, block);
       break;
     default:
       return codes;

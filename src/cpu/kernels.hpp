@@ -53,25 +53,16 @@ constexpr bool is_integer(Format format) { return format == Format::i8 || format
 constexpr bool has_scales(Format format) { return format != Format::f32 && format != Format::bf16; }
 
 // Up to so many rows the weights of a matrix go from memory through registers once, f32 and bf16 by turns of two panels.
-// Beyond, codes are decoded for several rows at a time, and f32 and bf16 pass by tiles. On AVX2, where sums of 3 rows over
-// a panel fill 12 of 16 registers, decoding a block takes 1.1 to 1.7 times as long for one row of any codes; for two rows
-// 1.2 times of 8 bits, but 0.8 times of e2m1, whose decoding needs the most registers.
-constexpr int stream_rows(Format format) {
-  switch (format) {
-    case Format::f8_e4m3:
-    case Format::mxfp8:
-      return 2;
-    case Format::mxfp4:
-    case Format::nvfp4:
-      return 1;
-    default:
-      return 3;
-  }
-}
+// Beyond, codes are decoded for several tiles of rows at a time, and f32 and bf16 pass by tiles. On AVX2 sums of 3 rows over a
+// panel fill 12 of 16 registers, as do those of 6 rows over half of it; decoding a block for one tile of rows takes 1.0 to 1.5
+// times as long, but with integers of 4 rows and more 0.9 times.
+constexpr int stream_rows(Format format) { return has_scales(format) && !is_integer(format) ? 6 : 3; }
 
-// Where the scales of a panel are: one per column and `group` contraction steps, a multiple of 16 (of kDepth for integers);
-// the last group may be cut off by the padded depth. A panel is a factor [kLanes] f32 for columns i and kLanes + i, if it
-// has one, the scales [groups][kPanel], padded to whole cache lines, and the codes.
+inline constexpr std::int64_t kShortestGroup = 16;
+
+// Where the scales of a panel are: one per column and `group` contraction steps, a multiple of kShortestGroup (of kDepth for
+// integers); the last group may be cut off by the padded depth. A panel is a factor [kLanes] f32 for columns i and
+// kLanes + i, if it has one, the scales [groups][kPanel], padded to whole cache lines, and the codes.
 struct PanelScales {
   std::int64_t group = 0;    // 0: no scales
   DType dtype = DType::f32;  // f32, bf16, f8_e8m0, f8_e4m3

@@ -15,8 +15,8 @@ struct V {
   // 16 registers: up to 3 rows take the whole panel (12 sums, enough chains to hide the latency), more take half of it
   // (12 sums).
   static constexpr int tile_vectors(int rows) { return rows <= 3 ? 4 : 2; }
-  // 4 sums and 8 decoded values, or 8 and 4.
-  static constexpr int stream_vectors(int rows) { return rows == 1 ? 2 : 1; }
+  // 4 sums and what is held of 4 vectors of codes, or up to 12 of two.
+  static constexpr int stream_vectors(int rows) { return rows == 1 ? 4 : 2; }
 
   static R zero() { return _mm256_setzero_ps(); }
   static R load(const float* p) { return _mm256_loadu_ps(p); }
@@ -32,45 +32,72 @@ struct V {
     return _mm256_castsi256_ps(_mm256_slli_epi32(low, 16));
   }
   static R mul(R a, R b) { return _mm256_mul_ps(a, b); }
-  // 2^-120 times the codes; those of NaN count as 480: they are not packed.
-  static void tiny_e4m3(const std::byte* words, R (&to)[4]) {
-    const __m256i all = load_words(words);
-    tiny_e4m3_pair(_mm256_srai_epi16(_mm256_slli_epi16(all, 8), 4), to[0], to[2]);
-    tiny_e4m3_pair(_mm256_srai_epi16(all, 4), to[1], to[3]);
-  }
-  // 2^25 times the first four of 8 codes in 32 bits, or the last four: as integers in the highest byte of each lane, which
-  // takes fewer of the busiest units than shifting them down.
-  static constexpr float kE2m1Scale = 0x1p-25F;
+  // Codes of kWidth columns, 32 bits of each, held until a step is wanted; kScale times it is what its code stands for.
+  // Codes of NaN count as 480: they are not packed.
+  struct E4m3 {
+    static constexpr float kScale = 0x1p120F;
+    __m256i even;  // 16 bits of each: the highest of an f32, but for copies of the sign
+    __m256i odd;
+
+    static E4m3 hold(const std::byte* words) {
+      const __m256i all = load_words(words);
+      return {_mm256_srai_epi16(_mm256_slli_epi16(all, 8), 4), _mm256_srai_epi16(all, 4)};
+    }
+    template <int kStep>
+    R step() const {
+      const __m256i half = kStep % 2 == 0 ? even : odd;
+      const __m256i mask = _mm256_set1_epi32(static_cast<int>(0x87f00000U));
+      return _mm256_castsi256_ps(_mm256_and_si256(kStep < 2 ? _mm256_slli_epi32(half, 16) : half, mask));
+    }
+  };
+  // The first four of 8 codes in 32 bits, or the last four: as integers in the highest byte of each lane, which takes fewer
+  // of the busiest units than shifting them down.
   template <int kPart>
-  static void e2m1(const std::byte* words, R (&to)[4]) {
-    const __m256i all = kPart == 0 ? load_words(words) : _mm256_srli_epi32(load_words(words), 4);
-    const __m256i twice =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
-    const __m256i values = _mm256_shuffle_epi8(twice, _mm256_and_si256(all, _mm256_set1_epi8(15)));
-    const __m256i highest = _mm256_set1_epi32(static_cast<int>(0xff000000U));
-    to[0] = _mm256_cvtepi32_ps(_mm256_slli_epi32(values, 24));
-    to[1] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_slli_epi32(values, 16), highest));
-    to[2] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_slli_epi32(values, 8), highest));
-    to[3] = _mm256_cvtepi32_ps(_mm256_and_si256(values, highest));
-  }
+  struct E2m1 {
+    static constexpr float kScale = 0x1p-25F;
+    __m256i twice;  // a byte each
+
+    static E2m1 hold(const std::byte* words) {
+      const __m256i all = kPart == 0 ? load_words(words) : _mm256_srli_epi32(load_words(words), 4);
+      const __m256i table =
+          _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+      return {_mm256_shuffle_epi8(table, _mm256_and_si256(all, _mm256_set1_epi8(15)))};
+    }
+    template <int kStep>
+    R step() const {
+      const __m256i highest = _mm256_set1_epi32(static_cast<int>(0xff000000U));
+      const __m256i shifted = kStep == 3 ? twice : _mm256_slli_epi32(twice, 24 - 8 * kStep);
+      return _mm256_cvtepi32_ps(kStep == 0 ? shifted : _mm256_and_si256(shifted, highest));
+    }
+  };
   // Operands are pairs of 16 bits: the first and third of four steps, the second and fourth.
   static R words(R sum, R row, R codes) {
     return _mm256_castsi256_ps(_mm256_add_epi32(
         _mm256_castps_si256(sum), _mm256_madd_epi16(_mm256_castps_si256(row), _mm256_castps_si256(codes))));
   }
-  static void bytes(const std::byte* words, R (&to)[2]) {
-    const __m256i all = load_words(words);
-    to[0] = _mm256_castsi256_ps(_mm256_and_si256(all, _mm256_set1_epi16(0xff)));
-    to[1] = _mm256_castsi256_ps(_mm256_srli_epi16(all, 8));
-  }
-  static void half_bytes(const std::byte* words, R (&to)[4]) {
-    const __m256i all = load_words(words);
-    const __m256i mask = _mm256_set1_epi16(15);
-    to[0] = _mm256_castsi256_ps(_mm256_and_si256(all, mask));
-    to[1] = _mm256_castsi256_ps(_mm256_and_si256(_mm256_srli_epi16(all, 8), mask));
-    to[2] = _mm256_castsi256_ps(_mm256_and_si256(_mm256_srli_epi16(all, 4), mask));
-    to[3] = _mm256_castsi256_ps(_mm256_srli_epi16(all, 12));
-  }
+  struct Bytes {
+    static constexpr int kSteps = 2;
+    __m256i all;
+
+    static Bytes hold(const std::byte* words) { return {load_words(words)}; }
+    template <int kStep>
+    R step() const {
+      return _mm256_castsi256_ps(kStep == 0 ? _mm256_and_si256(all, _mm256_set1_epi16(0xff))
+                                            : _mm256_srli_epi16(all, 8));
+    }
+  };
+  struct HalfBytes {
+    static constexpr int kSteps = 4;
+    __m256i all;
+
+    static HalfBytes hold(const std::byte* words) { return {load_words(words)}; }
+    template <int kStep>
+    R step() const {
+      constexpr int kShift[kSteps] = {0, 8, 4, 12};
+      const __m256i shifted = kStep == 0 ? all : _mm256_srli_epi16(all, kShift[kStep]);
+      return _mm256_castsi256_ps(kStep == 3 ? shifted : _mm256_and_si256(shifted, _mm256_set1_epi16(15)));
+    }
+  };
   static void store_steps(float* to, const float* steps) {
     const __m256i mixed =  // 0..3, 8..11, 4..7, 12..15
         _mm256_packs_epi32(_mm256_cvtps_epi32(load(steps)), _mm256_cvtps_epi32(load(steps + kWidth)));
@@ -84,16 +111,13 @@ struct V {
   }
   // Keeps the compiler from loading ahead, for which it would push sums onto the stack: 16 registers are full.
   static void hold_loads() { asm volatile("" ::: "memory"); }
-  static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+  // Inlined before the compiler concludes that a function which only prefetches has no effect and drops its calls.
+  __attribute__((always_inline)) static void prefetch(const std::byte* p) {
+    _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+  }
 
  private:
   static __m256i load_words(const std::byte* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  // Halves of a lane are the highest 16 bits of an f32, but for copies of the sign.
-  static void tiny_e4m3_pair(__m256i halves, R& low, R& high) {
-    const __m256i mask = _mm256_set1_epi32(static_cast<int>(0x87f00000U));
-    low = _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(halves, 16), mask));
-    high = _mm256_castsi256_ps(_mm256_and_si256(halves, mask));
-  }
 };
 
 struct V16 {

@@ -72,21 +72,31 @@ struct V : Lanes8 {
   static R mul(const R& a, const R& b) {
     return make([&](int i) { return a.lane[i] * b.lane[i]; });
   }
-  // 2^-120 times the codes; those of NaN count as 480: they are not packed.
-  static void tiny_e4m3(const std::byte* words, R (&to)[4]) {
-    for (int step = 0; step < 4; ++step) {
-      to[step] = make([=](int i) { return switchyard::tiny_e4m3(word(words, i) >> 8 * step); });
+  // Codes of kWidth columns, 32 bits of each; kScale times a step is what its code stands for. Codes of NaN count as 480:
+  // they are not packed.
+  struct E4m3 {
+    static constexpr float kScale = 0x1p120F;
+    const std::byte* words;
+
+    static E4m3 hold(const std::byte* words) { return {words}; }
+    template <int kStep>
+    R step() const {
+      return make([this](int i) { return tiny_e4m3(word(words, i) >> 8 * kStep); });
     }
-  }
-  // Twice the first four of 8 codes in 32 bits, or the last four.
-  static constexpr float kE2m1Scale = 0.5F;
+  };
+  // The first four of 8 codes in 32 bits, or the last four.
   template <int kPart>
-  static void e2m1(const std::byte* words, R (&to)[4]) {
-    constexpr float kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-    for (int step = 0; step < 4; ++step) {
-      to[step] = make([&](int i) { return kTwice[word(words, i) >> (step * 8 + kPart * 4) & 15U]; });
+  struct E2m1 {
+    static constexpr float kScale = 0.5F;
+    const std::byte* words;
+
+    static E2m1 hold(const std::byte* words) { return {words}; }
+    template <int kStep>
+    R step() const {
+      constexpr float kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+      return make([&](int i) { return kTwice[word(words, i) >> (8 * kStep + 4 * kPart) & 15U]; });
     }
-  }
+  };
   static R words(const R& sum, const R& row, const R& codes) {
     return make([&](int i) {
       std::uint32_t total = to_bits(sum.lane[i]);
@@ -97,13 +107,26 @@ struct V : Lanes8 {
       return from_bits(total);
     });
   }
-  static void bytes(const std::byte* words, R (&to)[1]) {
-    to[0] = make([=](int i) { return from_bits(word(words, i)); });
-  }
-  static void half_bytes(const std::byte* words, R (&to)[2]) {
-    to[0] = make([=](int i) { return from_bits(word(words, i) & 0x0f0f0f0fU); });
-    to[1] = make([=](int i) { return from_bits(word(words, i) >> 4 & 0x0f0f0f0fU); });
-  }
+  struct Bytes {
+    static constexpr int kSteps = 1;
+    const std::byte* words;
+
+    static Bytes hold(const std::byte* words) { return {words}; }
+    template <int kStep>
+    R step() const {
+      return make([this](int i) { return from_bits(word(words, i)); });
+    }
+  };
+  struct HalfBytes {
+    static constexpr int kSteps = 2;
+    const std::byte* words;
+
+    static HalfBytes hold(const std::byte* words) { return {words}; }
+    template <int kStep>
+    R step() const {
+      return make([this](int i) { return from_bits(word(words, i) >> 4 * kStep & 0x0f0f0f0fU); });
+    }
+  };
   static void store_steps(float* to, const float* steps) {
     for (int i = 0; i < kLanes; ++i) {
       reinterpret_cast<std::int8_t*>(to)[i] = static_cast<std::int8_t>(steps[i]);

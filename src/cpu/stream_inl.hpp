@@ -6,124 +6,144 @@ namespace {
 
 constexpr int kPanelVectors = kPanel / V::kWidth;
 
-// 32 bits of a column as operands of a sum: add(sum, row, operand). kLine of them stand beside each other in a row tile.
-template <class Code, bool kHasFactor>
-struct FloatCodes {
-  static constexpr int kParts = Code::kParts;
-  static constexpr int kOperands = kPartSteps;  // of a part
-  static constexpr std::int64_t kLine = kBlock;
-  const GroupScales& scales;
+// Registers for codes that are held, of 16: 4 to 12 have sums, and the rest what is being decoded.
+constexpr int kMostHeld = 4;
 
-  template <int kPart>
-  void decode(const std::byte* words, std::int64_t column, V::R (&to)[kOperands]) const {
-    const V::R by = V::load(scales.by + column);
-    decode_part<Code, kPart, kHasFactor>(words, by, kHasFactor ? V::load(scales.factor + column) : by, to);
-  }
-  static V::R add(V::R sum, V::R row, V::R value) { return V::fma(row, value, sum); }
-};
-
-template <int kWordCodes>
-struct IntegerCodes {
-  static constexpr int kParts = 1;
-  static constexpr int kOperands = kWordCodes / V::kWordSteps;
-  static constexpr std::int64_t kLine = kWordBlock;
-
-  template <int kPart>
-  void decode(const std::byte* words, std::int64_t /*column*/, V::R (&to)[kOperands]) const {
-    if constexpr (kWordCodes == 4) {
-      V::bytes(words, to);
-    } else {
-      V::half_bytes(words, to);
+// sum[r] += row r · one part of one word of the columns from `column` on, in turns of as many as can be held. A weight is
+// decoded where it is used.
+template <int kPart, class Code, bool kHasFactor, int kRows, int kColumns>
+__attribute__((always_inline)) inline void stream_part(V::R (&sum)[kRows][kColumns], const float* rows,
+                                                       const GroupScales& scales, const std::byte* words,
+                                                       std::int64_t column) {
+  using Held = typename Code::template Held<kPart>;
+  constexpr int kHeld = (sizeof(Held) + sizeof(V::R) - 1) / sizeof(V::R);
+  constexpr int kTurn = kColumns * kHeld <= kMostHeld ? kColumns : kMostHeld / kHeld;
+  for (int first = 0; first < kColumns; first += kTurn) {
+    const std::int64_t at = column + first * V::kWidth;
+    Held held[kTurn];
+    for (int n = 0; n < kTurn; ++n) {
+      held[n] = Held::hold(words + (first + n) * V::kWidth * 4);
     }
-  }
-  static V::R add(V::R sum, V::R row, V::R value) { return V::words(sum, row, value); }
-};
-
-// sum[r] += row r · one part of one word of every column. Column vectors take turns, so that their chains overlap.
-template <int kPart, int kRows, class Codes>
-inline void stream_part(V::R (&sum)[kRows][kPanelVectors], const float* rows, const Codes& codes,
-                        const std::byte* words) {
-  constexpr int kTurns = V::stream_vectors(kRows);
-  for (int first = 0; first < kPanelVectors; first += kTurns) {
-    V::R value[kTurns][Codes::kOperands];
-    for (int n = 0; n < kTurns; ++n) {
-      const std::int64_t column = (first + n) * V::kWidth;
-      codes.template decode<kPart>(words + column * 4, column, value[n]);
-    }
-    for (int i = 0; i < Codes::kOperands; ++i) {
+    for_steps<kPartSteps>([&](auto step) __attribute__((always_inline)) {
+      constexpr int kStep = decltype(step)::kValue;
+      V::R value[kTurn];
+      for (int n = 0; n < kTurn; ++n) {
+        const V::R by = V::load(scales.by + at + n * V::kWidth);
+        const V::R factor = kHasFactor ? V::load(scales.factor + at + n * V::kWidth) : by;
+        value[n] = scaled_step<kStep, kHasFactor>(held[n], by, factor);
+      }
       for (int r = 0; r < kRows; ++r) {
-        const V::R row = V::broadcast(rows + r * Codes::kLine + kPart * Codes::kOperands + i);
-        for (int n = 0; n < kTurns; ++n) {
-          sum[r][first + n] = Codes::add(sum[r][first + n], row, value[n][i]);
+        const V::R row = V::broadcast(rows + r * kBlock + kPart * kPartSteps + kStep);
+        for (int n = 0; n < kTurn; ++n) {
+          sum[r][first + n] = V::fma(row, value[n], sum[r][first + n]);
         }
       }
+    });
+    V::hold_loads();
+  }
+  if constexpr (kPart + 1 < Code::kParts) {
+    stream_part<kPart + 1, Code, kHasFactor>(sum, rows, scales, words, column);
+  }
+}
+
+// sum[r] += row r · words [kPanel] of the columns from `column` on, over `lines` lines of the row tile.
+template <class Code, bool kHasFactor, int kRows, int kColumns>
+__attribute__((always_inline)) inline void stream_lines(V::R (&sum)[kRows][kColumns], const float* rows,
+                                                        const GroupScales& scales, const std::byte* words,
+                                                        std::int64_t lines, std::int64_t column) {
+  // What is passed over now is read when the next columns take their turn.
+  constexpr std::int64_t kAhead = kStreamAhead * kPanelVectors / kColumns;
+  words += column * 4;
+  for (std::int64_t line = 0; line < lines; ++line, rows += kRows * kBlock) {
+#pragma GCC unroll 1
+    for (int at = 0; at < kBlock; at += Code::kParts * kPartSteps, words += kPanel * 4) {
+      V::prefetch(words + kAhead);
+      if constexpr (kColumns * V::kWidth * 4 > 64) {
+        V::prefetch(words + kAhead + 64);
+      }
+      stream_part<0, Code, kHasFactor>(sum, rows + at, scales, words, column);
     }
   }
-  if constexpr (kPart + 1 < Codes::kParts) {
-    stream_part<kPart + 1>(sum, rows, codes, words);
-  }
 }
 
-// sum[r] += row r · words begin .. end of every column.
-template <int kRows, class Codes>
-inline void stream_words(V::R (&sum)[kRows][kPanelVectors], const float* rows, const Codes& codes,
-                         const std::byte* words, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t word = begin; word < end; ++word) {
-    const std::byte* from = words + word * kPanel * 4;
-    V::prefetch(from + kStreamAhead);
-    V::prefetch(from + kStreamAhead + 64);
-    const std::int64_t at = word * Codes::kParts * Codes::kOperands;
-    stream_part<0>(sum, rows + at / Codes::kLine * kRows * Codes::kLine + at % Codes::kLine, codes, from);
-  }
-}
+// The scales of what a panel is streamed by: kDecodeDepth steps, whose codes stay in L1 while columns take turns.
+struct BlockScales {
+  GroupScales group[kDecodeDepth / kShortestGroup];
+  std::int64_t first;
+  std::int64_t last;
+};
 
-template <int kRows>
-inline void clear_sums(V::R (&sum)[kRows][kPanelVectors]) {
-  for (auto& row : sum) {
-    for (V::R& value : row) value = V::zero();
-  }
-}
-
-template <int kRows>
-inline void store_sums(const V::R (&sum)[kRows][kPanelVectors], float* to) {
-  for (int r = 0; r < kRows; ++r) {
-    for (int n = 0; n < kPanelVectors; ++n) V::store(to + r * kPanel + n * V::kWidth, sum[r][n]);
+// sums [kRows][kPanel] (+)= rows · steps begin .. end of a panel's words, as many columns at a time as registers have room
+// for.
+template <int kRows, class Code, bool kHasFactor>
+void stream_block(const GemmArgs& g, const BlockScales& scales, const float* rows, const std::byte* words,
+                  std::int64_t begin, std::int64_t end, float* sums) {
+  constexpr int kColumns = V::stream_vectors(kRows);
+  for (std::int64_t column = 0; column < kPanel; column += kColumns * V::kWidth) {
+    V::R sum[kRows][kColumns];
+    load_sums(sum, sums + column, begin > 0);
+    for (std::int64_t group = scales.first; group <= scales.last; ++group) {
+      const std::int64_t from = group == scales.first ? begin : group * g.scales.group;
+      const std::int64_t until = group == scales.last ? end : (group + 1) * g.scales.group;
+      stream_lines<Code, kHasFactor>(sum, rows + from * kRows, scales.group[group - scales.first],
+                                     words + from * kPanel * code_bits(g.format) / 8, (until - from) / kBlock, column);
+    }
+    store_sums(sum, sums + column);
   }
 }
 
 // The sums of all rows and one panel.
 template <int kRows, class Code>
 void stream_floats(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch) {
-  constexpr std::int64_t kSteps = Code::kParts * kPartSteps;
   const std::byte* words = panel + g.scales.end(g.padded_depth);
-  V::R sum[kRows][kPanelVectors];
-  clear_sums(sum);
-  GroupScales scales;
-  for (std::int64_t k = 0; k < g.padded_depth; k += g.scales.group) {
-    const std::int64_t end = k + g.scales.group < g.padded_depth ? k + g.scales.group : g.padded_depth;
-    load_group<Code>(g, panel, k / g.scales.group, scales);
-    const auto add = [&](const auto& codes) {
-      stream_words(sum, scratch.tiles, codes, words, k / kSteps, end / kSteps);
-    };
-    if (scales.has_factor) {
-      add(FloatCodes<Code, true>{scales});
-    } else {
-      add(FloatCodes<Code, false>{scales});
+  for (std::int64_t begin = 0, end = 0; begin < g.padded_depth; begin = end) {
+    end = begin + kDecodeDepth < g.padded_depth ? begin + kDecodeDepth : g.padded_depth;
+    BlockScales scales;
+    scales.first = begin / g.scales.group;
+    scales.last = (end - 1) / g.scales.group;
+    bool has_factor = false;
+    for (std::int64_t group = scales.first; group <= scales.last; ++group) {
+      load_group<Code>(g, panel, group, scales.group[group - scales.first]);
+      has_factor |= scales.group[group - scales.first].has_factor;
     }
+    const auto stream = has_factor ? stream_block<kRows, Code, true> : stream_block<kRows, Code, false>;
+    stream(g, scales, scratch.tiles, words, begin, end, scratch.sums);
   }
-  store_sums(sum, scratch.sums);
 }
 
-template <int kRows, int kSteps>
+// sum[r] += row r · one word of every column.
+template <class Words, int kRows>
+inline void add_word(V::R (&sum)[kRows][kPanelVectors], const float* rows, const std::byte* words) {
+  for (int n = 0; n < kPanelVectors; ++n) {
+    const Words held = Words::hold(words + n * V::kWidth * 4);
+    for_steps<Words::kSteps>([&](auto step) __attribute__((always_inline)) {
+      constexpr int kStep = decltype(step)::kValue;
+      const V::R value = held.template step<kStep>();
+      for (int r = 0; r < kRows; ++r) {
+        sum[r][n] = V::words(sum[r][n], V::broadcast(rows + r * kWordBlock + kStep), value);
+      }
+    });
+  }
+}
+
+// Sums of integers leave room for a column's codes beside those of the whole panel.
+template <int kRows, class Words>
 void stream_integers(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch) {
+  constexpr std::int64_t kSteps = Words::kSteps * V::kWordSteps;
   const std::byte* words = panel + g.scales.end(g.padded_depth);
   const std::int64_t groups = g.scales.groups(g.padded_depth);
   for (std::int64_t group = 0; group < groups; ++group) {
     const std::int64_t k = group * g.scales.group;
     const std::int64_t end = k + g.scales.group < g.padded_depth ? k + g.scales.group : g.padded_depth;
     V::R sum[kRows][kPanelVectors];
-    clear_sums(sum);
-    stream_words(sum, scratch.tiles, IntegerCodes<kSteps>{}, words, k / kSteps, end / kSteps);
+    load_sums(sum, scratch.words, false);
+    for (std::int64_t word = k / kSteps; word < end / kSteps; ++word) {
+      const std::byte* from = words + word * kPanel * 4;
+      V::prefetch(from + kStreamAhead);
+      V::prefetch(from + kStreamAhead + 64);
+      const std::int64_t at = word * Words::kSteps;
+      add_word<Words>(sum, scratch.tiles + at / kWordBlock * kRows * kWordBlock + at % kWordBlock, from);
+    }
     store_sums(sum, scratch.words);
     join_group(g, panel, group, groups, scratch.words, scratch.row_sums, scratch.sums, 0, kRows);
   }
@@ -134,9 +154,9 @@ using Stream = void (*)(const GemmArgs&, const std::byte*, const GemmScratch&);
 template <Format kFormat, int kRows>
 constexpr Stream make_stream() {
   if constexpr (kFormat == Format::i8) {
-    return stream_integers<kRows, 4>;
+    return stream_integers<kRows, V::Bytes>;
   } else if constexpr (kFormat == Format::i4) {
-    return stream_integers<kRows, 8>;
+    return stream_integers<kRows, V::HalfBytes>;
   } else if constexpr (code_bits(kFormat) == 8) {
     return stream_floats<kRows, E4m3>;
   } else {

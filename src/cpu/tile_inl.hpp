@@ -149,6 +149,25 @@ inline void tile_block(V::R (&sum)[kRows][kVectors], const float* a, const std::
   }
 }
 
+// Sums of some columns of [kRows][kPanel], from zero if they are not started.
+template <int kRows, int kVectors>
+inline void load_sums(V::R (&sum)[kRows][kVectors], const float* from, bool started) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int n = 0; n < kVectors; ++n) {
+      sum[r][n] = started ? V::load(from + r * kPanel + n * V::kWidth) : V::zero();
+    }
+  }
+}
+
+template <int kRows, int kVectors>
+inline void store_sums(const V::R (&sum)[kRows][kVectors], float* to) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int n = 0; n < kVectors; ++n) {
+      V::store(to + r * kPanel + n * V::kWidth, sum[r][n]);
+    }
+  }
+}
+
 // sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile, or over the one block of a turn; integers as
 // their bits.
 template <int kRows, Math kMath, int kSteps = line_of(kMath).depth>
@@ -158,11 +177,7 @@ void tile(const float* a, const std::byte* panel, float* sums, std::int64_t bloc
   const std::int64_t lines_per_step = (ahead.lines + kPasses * blocks - 1) / (kPasses * blocks);
   for (int first = 0; first < kPanel / V::kWidth; first += kVectors) {
     V::R sum[kRows][kVectors];
-    for (int r = 0; r < kRows; ++r) {
-      for (int n = 0; n < kVectors; ++n) {
-        sum[r][n] = accumulate ? V::load(sums + r * kPanel + (first + n) * V::kWidth) : V::zero();
-      }
-    }
+    load_sums(sum, sums + first * V::kWidth, accumulate);
     const std::byte* b = panel + first * V::kWidth * 4;
     for (std::int64_t block = 0; block < blocks; ++block) {
       for (std::int64_t line = 0; line < lines_per_step; ++line, ahead.from += 64) {
@@ -171,11 +186,7 @@ void tile(const float* a, const std::byte* panel, float* sums, std::int64_t bloc
       tile_block<kRows, kVectors, kMath, kSteps>(sum, a + block * kRows * line_of(kMath).floats,
                                                  b + block * line_bytes(kMath));
     }
-    for (int r = 0; r < kRows; ++r) {
-      for (int n = 0; n < kVectors; ++n) {
-        V::store(sums + r * kPanel + (first + n) * V::kWidth, sum[r][n]);
-      }
-    }
+    store_sums(sum, sums + first * V::kWidth);
   }
 }
 

@@ -25,35 +25,40 @@ struct V : Dot, WordDot {
         _mm512_and_si512(_mm512_loadu_si512(pairs), _mm512_set1_epi32(static_cast<int>(0xffff0000U))));
   }
   static R mul(R a, R b) { return _mm512_mul_ps(a, b); }
-  // 2^-120 times the codes; those of NaN count as 480: they are not packed.
-  static void tiny_e4m3(const std::byte* words, R (&to)[4]) {
-    const __m512i all = _mm512_loadu_si512(words);
-    to[0] = tiny_e4m3(_mm512_slli_epi32(all, 24));
-    to[1] = tiny_e4m3(_mm512_slli_epi32(all, 16));
-    to[2] = tiny_e4m3(_mm512_slli_epi32(all, 8));
-    to[3] = tiny_e4m3(all);
-  }
-  // Twice the first four of 8 codes in 32 bits, or the last four.
-  static constexpr float kE2m1Scale = 0.5F;
+  // Codes of kWidth columns, 32 bits of each, held until a step is wanted; kScale times it is what its code stands for.
+  // Codes of NaN count as 480: they are not packed.
+  struct E4m3 {
+    static constexpr float kScale = 0x1p120F;
+    __m512i all;
+
+    static E4m3 hold(const std::byte* words) { return {_mm512_loadu_si512(words)}; }
+    template <int kStep>
+    R step() const {  // moved to the highest byte, and from there to the exponent
+      const __m512i code = kStep == 3 ? all : _mm512_slli_epi32(all, 24 - 8 * kStep);
+      const __m512i mask = _mm512_set1_epi32(static_cast<int>(0x87f00000U));
+      return _mm512_castsi512_ps(_mm512_and_si512(_mm512_srai_epi32(code, 4), mask));
+    }
+  };
+  // The first four of 8 codes in 32 bits, or the last four.
   template <int kPart>
-  static void e2m1(const std::byte* words, R (&to)[4]) {
-    const __m512 twice = _mm512_setr_ps(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-    const __m512i all = _mm512_loadu_si512(words);
-    // The low 4 bits of each lane choose.
-    to[0] = _mm512_permutexvar_ps(kPart == 0 ? all : _mm512_srli_epi32(all, 4), twice);
-    to[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 8 + 4 * kPart), twice);
-    to[2] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 16 + 4 * kPart), twice);
-    to[3] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 24 + 4 * kPart), twice);
-  }
+  struct E2m1 {
+    static constexpr float kScale = 0.5F;
+    __m512i all;
+
+    static E2m1 hold(const std::byte* words) { return {_mm512_loadu_si512(words)}; }
+    template <int kStep>
+    R step() const {  // the low 4 bits of each lane choose
+      const __m512 twice = _mm512_setr_ps(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+      return _mm512_permutexvar_ps(_mm512_srli_epi32(all, 8 * kStep + 4 * kPart), twice);
+    }
+  };
   static R difference(R a, R b) {
     return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
   }
   static void hold_loads() {}  // 32 registers have room for what the compiler loads ahead
-  static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
-  // The code in the highest byte of each lane: as an f32 its exponent is 120 less.
-  static R tiny_e4m3(__m512i code) {
-    return _mm512_castsi512_ps(
-        _mm512_and_si512(_mm512_srai_epi32(code, 4), _mm512_set1_epi32(static_cast<int>(0x87f00000U))));
+  // Inlined before the compiler concludes that a function which only prefetches has no effect and drops its calls.
+  __attribute__((always_inline)) static void prefetch(const std::byte* p) {
+    _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
   }
 };
 
@@ -180,7 +185,7 @@ struct V16 {
     const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     const __m512i rest = _mm512_and_si512(code, _mm512_set1_epi32(0x7f));
     const __mmask16 nan = _mm512_cmpeq_epi32_mask(rest, _mm512_set1_epi32(0x7f));
-    const __m512 value = _mm512_mul_ps(V::tiny_e4m3(_mm512_slli_epi32(code, 24)), _mm512_set1_ps(0x1p120F));
+    const __m512 value = _mm512_mul_ps(V::E4m3{code}.step<0>(), _mm512_set1_ps(V::E4m3::kScale));
     return {_mm512_mask_blend_ps(nan, value, _mm512_set1_ps(__builtin_nanf("")))};
   }
   static V16 load_f16(const std::uint16_t* p) {

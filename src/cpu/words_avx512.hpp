@@ -10,19 +10,29 @@ struct WordDot {
     return _mm512_castsi512_ps(_mm512_add_epi32(
         _mm512_castps_si512(sum), _mm512_madd_epi16(_mm512_castps_si512(row), _mm512_castps_si512(codes))));
   }
-  static void bytes(const std::byte* words, __m512 (&to)[2]) {
-    const __m512i all = _mm512_loadu_si512(words);
-    to[0] = _mm512_castsi512_ps(_mm512_and_si512(all, _mm512_set1_epi16(0xff)));
-    to[1] = _mm512_castsi512_ps(_mm512_srli_epi16(all, 8));
-  }
-  static void half_bytes(const std::byte* words, __m512 (&to)[4]) {
-    const __m512i all = _mm512_loadu_si512(words);
-    const __m512i mask = _mm512_set1_epi16(15);
-    to[0] = _mm512_castsi512_ps(_mm512_and_si512(all, mask));
-    to[1] = _mm512_castsi512_ps(_mm512_and_si512(_mm512_srli_epi16(all, 8), mask));
-    to[2] = _mm512_castsi512_ps(_mm512_and_si512(_mm512_srli_epi16(all, 4), mask));
-    to[3] = _mm512_castsi512_ps(_mm512_srli_epi16(all, 12));
-  }
+  struct Bytes {
+    static constexpr int kSteps = 2;
+    __m512i all;
+
+    static Bytes hold(const std::byte* words) { return {_mm512_loadu_si512(words)}; }
+    template <int kStep>
+    __m512 step() const {
+      return _mm512_castsi512_ps(kStep == 0 ? _mm512_and_si512(all, _mm512_set1_epi16(0xff))
+                                            : _mm512_srli_epi16(all, 8));
+    }
+  };
+  struct HalfBytes {
+    static constexpr int kSteps = 4;
+    __m512i all;
+
+    static HalfBytes hold(const std::byte* words) { return {_mm512_loadu_si512(words)}; }
+    template <int kStep>
+    __m512 step() const {
+      constexpr unsigned kShift[kSteps] = {0, 8, 4, 12};
+      const __m512i shifted = kStep == 0 ? all : _mm512_srli_epi16(all, kShift[kStep]);
+      return _mm512_castsi512_ps(kStep == 3 ? shifted : _mm512_and_si512(shifted, _mm512_set1_epi16(15)));
+    }
+  };
   static void store_steps(float* to, const float* steps) {
     const __m256i in_order = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_loadu_ps(steps)));
     const __m256i order =

@@ -9,13 +9,27 @@ struct WordDot {
     return _mm512_castsi512_ps(
         _mm512_dpbusd_epi32(_mm512_castps_si512(sum), _mm512_castps_si512(codes), _mm512_castps_si512(row)));
   }
-  static void bytes(const std::byte* words, __m512 (&to)[1]) { to[0] = _mm512_loadu_ps(words); }
-  static void half_bytes(const std::byte* words, __m512 (&to)[2]) {
-    const __m512i all = _mm512_loadu_si512(words);
-    const __m512i mask = _mm512_set1_epi32(0x0f0f0f0f);
-    to[0] = _mm512_castsi512_ps(_mm512_and_si512(all, mask));
-    to[1] = _mm512_castsi512_ps(_mm512_and_si512(_mm512_srli_epi32(all, 4), mask));
-  }
+  struct Bytes {
+    static constexpr int kSteps = 1;
+    __m512i all;
+
+    static Bytes hold(const std::byte* words) { return {_mm512_loadu_si512(words)}; }
+    template <int kStep>
+    __m512 step() const {
+      return _mm512_castsi512_ps(all);
+    }
+  };
+  struct HalfBytes {
+    static constexpr int kSteps = 2;
+    __m512i all;
+
+    static HalfBytes hold(const std::byte* words) { return {_mm512_loadu_si512(words)}; }
+    template <int kStep>
+    __m512 step() const {
+      const __m512i shifted = kStep == 0 ? all : _mm512_srli_epi32(all, 4);
+      return _mm512_castsi512_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(0x0f0f0f0f)));
+    }
+  };
   static void store_steps(float* to, const float* steps) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_loadu_ps(steps))));
   }

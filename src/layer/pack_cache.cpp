@@ -107,7 +107,8 @@ bool lay_out(PackedMatrices& matrix, const MatrixEntry& entry) {
                  : narrow                                                  ? DType::bf16
                                                                            : DType::f32;
   scales.group = entry.group;
-  if (entry.group < 1 || entry.group % 16 != 0 || entry.scale_type != static_cast<std::int64_t>(scales.dtype)) {
+  if (entry.group < 1 || entry.group % kShortestGroup != 0 ||
+      entry.scale_type != static_cast<std::int64_t>(scales.dtype)) {
     return false;
   }
   matrix.lay_out(scales);
