@@ -63,7 +63,7 @@ TEST_P(Emulated, EveryFormatGivesTheBitsOfPlain) {
     const kernel_runs::GemmExtras all{kernel_runs::normal_values(40, 8), kernel_runs::normal_values(15, 9), format};
     for (const std::int64_t depth : {1, 33, 300}) {
       const auto weight = kernel_runs::normal_values(static_cast<std::size_t>(40 * depth), 2);
-      for (const std::int64_t rows : {1, 5, 13, 14}) {
+      for (const std::int64_t rows : {1, 2, 5, 6, 13, 14}) {
         const auto x = kernel_runs::normal_values(static_cast<std::size_t>(rows * depth), 1);
         same(plain, x, weight, depth, nullptr);
         same(plain, x, weight, depth, &silu);

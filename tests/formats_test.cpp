@@ -46,7 +46,7 @@ float largest_of(const std::vector<float>& values) {
 
 constexpr std::int64_t kDepths[] = {1, 31, 33, 200, 416};
 constexpr std::int64_t kFeatures[] = {1, 17, 37};
-constexpr std::int64_t kRows[] = {1, 2, 3, 6, 7, 14, 40};
+constexpr std::int64_t kRows[] = {1, 2, 3, 4, 5, 6, 7, 14, 40};
 
 TEST(Formats, DecodedWeightsGiveTheBitsOfF32Weights) {
   const ExpertFunction silu;
@@ -79,7 +79,7 @@ TEST(Formats, ScalesOfAnySizeGiveTheBitsOfF32Weights) {
       // Only some columns and groups, beside those of usual size.
       for (std::size_t i = 0; i < weight.size(); i += i % 7 == 0 ? 1 : 5) weight[i] = std::ldexp(weight[i], exponent);
       const auto same = decoded(pack(plain(weight, kDepth), kWidth, kDepth, format));
-      for (const std::int64_t rows : {1, 2, 3, 14}) {
+      for (const std::int64_t rows : {1, 2, 4, 6, 14}) {
         auto x = normal_values(static_cast<std::size_t>(rows * kDepth), 9);
         for (float& value : x) value = std::ldexp(value, std::clamp(-exponent, -100, 100));
         EXPECT_EQ(kernel_runs::gemm(current_kernels(), Math::decoded, x, weight, kDepth, nullptr, {.format = format}),

@@ -26,11 +26,11 @@ TEST(SmallBatchDefects, ThePathFollowsFromTheMostRowsOfAnExpert) {
     std::int64_t rows;
   };
   constexpr Limit kLimits[] = {{Format::f32, 3},     {Format::bf16, 3},  {Format::i8, 3},    {Format::i4, 3},
-                               {Format::f8_e4m3, 2}, {Format::mxfp8, 2}, {Format::mxfp4, 1}, {Format::nvfp4, 1}};
+                               {Format::f8_e4m3, 6}, {Format::mxfp8, 6}, {Format::mxfp4, 6}, {Format::nvfp4, 6}};
   std::mt19937 random(6);
   for (const Limit& limit : kLimits) {
     const Layer layer = constant_layer(4, 40, 9, 2, limit.format);
-    for (std::int64_t rows = 0; rows <= 5; ++rows) {
+    for (std::int64_t rows = 0; rows <= 7; ++rows) {
       // Expert 3 has so many rows, expert 0 one of each token's other slots, if there is a token.
       Given given{rows, 2, {}, {}};
       for (std::int64_t t = 0; t < rows; ++t) {
