@@ -90,6 +90,27 @@ TEST(Formats, ScalesOfAnySizeGiveTheBitsOfF32Weights) {
   }
 }
 
+// Elements that are too large or too small to scale sums instead of weights, alone or in all of a row.
+TEST(Formats, RowsOfAnySizeGiveTheBitsOfF32Weights) {
+  constexpr std::int64_t kDepth = 200;
+  constexpr std::int64_t kWidth = 37;
+  const auto weight = normal_values(static_cast<std::size_t>(kDepth * kWidth), 8);
+  for (const Format format : kFloatFormats) {
+    const auto same = decoded(pack(plain(weight, kDepth), kWidth, kDepth, format));
+    for (const std::int64_t rows : {1, 3}) {
+      for (const int exponent : {-149, -130, -100, -60, 0, 19, 21, 100, 127}) {
+        for (const std::size_t step : {std::size_t{1}, std::size_t{97}}) {
+          auto x = normal_values(static_cast<std::size_t>(rows * kDepth), 9);
+          for (std::size_t i = 5; i < x.size(); i += step) x[i] = std::ldexp(x[i], exponent);
+          EXPECT_EQ(kernel_runs::gemm(current_kernels(), Math::decoded, x, weight, kDepth, nullptr, {.format = format}),
+                    kernel_runs::gemm(current_kernels(), Math::f32, x, same, kDepth, nullptr))
+              << format_name(format) << " 2^" << exponent << " step " << step << " rows " << rows;
+        }
+      }
+    }
+  }
+}
+
 // Rows as the integers that the kernels multiply, and their scales.
 struct IntegerRow {
   double scale = 0;

@@ -200,7 +200,7 @@ __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
     gemm_turns(g, finish, scratch);
     return;
   }
-  const Stream stream = stream_of(g.format, g.row_count);
+  const Stream stream = stream_of(g, scratch.tiles);
   for (std::int64_t panel = g.panel_begin; panel < g.panel_end; ++panel) {
     if (stream != nullptr) {
       stream(g, g.panels + panel * g.panel_bytes, scratch);
