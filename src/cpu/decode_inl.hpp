@@ -49,8 +49,8 @@ struct E2m1 {
   using Held = V::E2m1<kPart>;
 };
 
-// What the codes of a group are multiplied with, by · factor, rounded once in all: where there is a factor, the first
-// product is exact.
+// What the codes of a group are multiplied with, by · factor, rounded once in all: where there is a factor, which is 1
+// elsewhere, the first product is exact.
 struct GroupScales {
   alignas(64) float by[kPanel];
   alignas(64) float factor[kPanel];

@@ -17,7 +17,8 @@ enum class Scaling {
 constexpr int kMostHeld = 4;
 
 // sum[r] += row r · one part of one word of the columns from `column` on, in turns of as many as can be held. A weight is
-// decoded where it is used.
+// decoded where it is used. Always inlined, as all that it calls: arrays that are passed on stay in registers only if the
+// compiler sees their uses before it takes arrays apart.
 template <int kPart, class Code, Scaling kScaling, int kRows, int kColumns>
 __attribute__((always_inline)) inline void stream_part(V::R (&sum)[kRows][kColumns], const float* rows,
                                                        const GroupScales& scales, const std::byte* words,
