@@ -19,6 +19,20 @@ inline const void* logits_of(const RouteArgs& r, std::int64_t t) {
   return static_cast<const std::byte*>(r.logits) + t * r.stride * element;
 }
 
+// Logits of a later token, which the processor does not read so far ahead. They are asked for line by line on the way through
+// a row of this one: it would wait for many at once.
+struct Ahead {
+  const std::byte* at;
+  std::int64_t step;  // bytes of kLanes logits; 0 if there is nothing ahead
+
+  void ask() {
+    V::prefetch(at);
+    at += step;
+  }
+};
+
+inline Ahead nothing_ahead(const void* row) { return {static_cast<const std::byte*>(row), 0}; }
+
 // Where the quick way of lanes_inl.hpp ends.
 constexpr std::int32_t kLaneTopk = 8;
 
@@ -28,6 +42,7 @@ struct Course {
   bool by_logit;      // experts are chosen by logit, which is in the order of the scores
   bool softmax;       // the total of the softmax over all experts is wanted
   bool in_lanes;      // the quick way of lanes_inl.hpp
+  bool lane_groups;   // its groups, too, are chosen for all lanes at once
   std::int32_t most;  // the chosen, and one more if there is a cutoff
 };
 
@@ -45,6 +60,7 @@ inline Course course_of(const RouteArgs& r) {
   const bool simple = !course.given && out.cutoff == nullptr && !aux && options.score != Score::sparsemixer;
   course.in_lanes = simple && options.topk <= kLaneTopk && r.experts <= kLaneExperts &&
                     !(course.softmax && !course.by_logit) && options.order != Order::expert;
+  course.lane_groups = options.groups != 0 && options.groups <= kLanes && r.experts / options.groups % kLanes == 0;
   return course;
 }
 
@@ -61,9 +77,11 @@ inline V16 selection_of(V16 logit, const Softmax& softmax) {
 }
 
 template <Score kScore>
-inline V16 make_selection_as(const float* bias, const ConstRow& logit, const Softmax& softmax, const Row& row) {
+inline V16 make_scores_as(const float* bias, const ConstRow& logit, const Softmax& softmax, Ahead ahead,
+                          const Row& row) {
   V16 maxima = V16::set(-__builtin_inff());
   const auto block = [&](std::int32_t at, V16 added) {
+    ahead.ask();
     const V16 value = without_nan(V16::add(selection_of<kScore>(V16::load(logit.value + at), softmax), added));
     V16::store(row.value + at, value);
     maxima = V16::max(maxima, value);
@@ -77,30 +95,32 @@ inline V16 make_selection_as(const float* bias, const ConstRow& logit, const Sof
   for (; at < row.size; at += kLanes) {
     block(at, bias == nullptr ? V16::set(0.0F) : V16::load_part(bias + at, row.size - at, 0.0F));
   }
-  return maxima;
-}
-
-// What experts are chosen by → row, with NaN as −inf, and the largest of its elements modulo kLanes.
-inline V16 make_selection(const RouterOptions& options, const float* bias, const ConstRow& logit,
-                          const Softmax& softmax, const Row& row) {
-  V16 maxima;
-  switch (options.score) {
-    case Score::softmax:
-      maxima = make_selection_as<Score::softmax>(bias, logit, softmax, row);
-      break;
-    case Score::sigmoid:
-      maxima = make_selection_as<Score::sigmoid>(bias, logit, softmax, row);
-      break;
-    case Score::sqrt_softplus:
-      maxima = make_selection_as<Score::sqrt_softplus>(bias, logit, softmax, row);
-      break;
-    default:
-      maxima = make_selection_as<Score::logit>(bias, logit, softmax, row);
-      break;
-  }
   for (std::int32_t i = row.size; i < row.padded; ++i) {
     row.value[i] = -__builtin_inff();
   }
+  return maxima;
+}
+
+// What experts are chosen by, before groups are left out → row, with NaN as −inf. Returns the largest of its elements modulo
+// kLanes, which are right if there is no padding.
+inline V16 make_scores(const RouterOptions& options, const float* bias, const ConstRow& logit, const Softmax& softmax,
+                       Ahead ahead, const Row& row) {
+  switch (options.score) {
+    case Score::softmax:
+      return make_scores_as<Score::softmax>(bias, logit, softmax, ahead, row);
+    case Score::sigmoid:
+      return make_scores_as<Score::sigmoid>(bias, logit, softmax, ahead, row);
+    case Score::sqrt_softplus:
+      return make_scores_as<Score::sqrt_softplus>(bias, logit, softmax, ahead, row);
+    default:
+      return make_scores_as<Score::logit>(bias, logit, softmax, ahead, row);
+  }
+}
+
+// What experts are chosen by → row, and the largest of its elements modulo kLanes.
+inline V16 make_selection(const RouterOptions& options, const float* bias, const ConstRow& logit,
+                          const Softmax& softmax, Ahead ahead, const Row& row) {
+  V16 maxima = make_scores(options, bias, logit, softmax, ahead, row);
   if (options.groups != 0) {
     keep_groups(row.value, row.size, options);
   }
@@ -207,7 +227,7 @@ inline void choose(const RouteArgs& r, const Course& course, const ConstRow& log
     V16 maxima = token.maxima;
     if (!course.by_logit) {
       const Row select = scratch_row(r.scratch, 1, r.experts);
-      maxima = make_selection(options, r.selection_bias, logit, token.softmax, select);
+      maxima = make_selection(options, r.selection_bias, logit, token.softmax, nothing_ahead(value), select);
       value = select.value;
     }
     select_largest(value, r.experts, course.most, maxima, token.id, [](V16) {});

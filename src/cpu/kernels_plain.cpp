@@ -351,17 +351,25 @@ struct Keys {
   }
 };
 
-// Of each of kTopGroups groups the largest and the next, from those of its lanes.
-inline void top_two_of_groups(const V16* first, const V16* second, float* largest, float* next) {
+// The largest of some numbers in each lane, and the next.
+struct TopTwo {
+  V16 first;
+  V16 second;
+};
+
+inline TopTwo top_two(const V16& first, const V16& second) { return {first, second}; }
+
+// Of each of kTopGroups groups, from those of its lanes.
+inline void top_two_of_groups(const TopTwo* top, float* largest, float* next) {
   for (int g = 0; g < kTopGroups; ++g) {
-    largest[g] = first[g].lane[0];
-    next[g] = second[g].lane[0];
+    largest[g] = top[g].first.lane[0];
+    next[g] = top[g].second.lane[0];
     for (int i = 1; i < kLanes; ++i) {
-      const float own = first[g].lane[i];
+      const float own = top[g].first.lane[i];
       const float lower = own > largest[g] ? largest[g] : own;
       largest[g] = own > largest[g] ? own : largest[g];
       next[g] = lower > next[g] ? lower : next[g];
-      next[g] = second[g].lane[i] > next[g] ? second[g].lane[i] : next[g];
+      next[g] = top[g].second.lane[i] > next[g] ? top[g].second.lane[i] : next[g];
     }
   }
 }

@@ -7,16 +7,34 @@ namespace {
 
 // Sixteen numbers are sorted for their eight largest.
 constexpr std::int32_t kLaneCandidates = 16;
-// Below so many tokens each is quicker on its own: sorting all lanes takes some 2300 instructions, and saves 500 for each.
+// Below so many tokens each is quicker on its own: sorting all lanes costs as much for one token as for all. Measured: from
+// 4 to 6 on, by score.
 constexpr std::int32_t kFewestInLanes = 5;
 // A mask's elements are written before they are counted.
-constexpr std::int32_t kLaneRoom = kLaneCandidates + kMaskBits;
+constexpr std::int32_t kLaneRoom = kLaneCandidates + kMaskBits + kBitsAhead;
 constexpr float kLargest = 3.40282347e+38F;
 
+// Rows of the tokens in lanes: logits, and what experts are chosen by, with its largest modulo kLanes.
+struct LaneRows {
+  const float* logit[kLanes];
+  const float* value[kLanes];
+  std::int32_t padded;  // length of value
+  alignas(64) float maxima[kLanes][kLanes];
+};
+
+inline Ahead ahead_of(const RouteArgs& r, std::int64_t t) {
+  const std::int64_t next = t + kLanes;
+  if (next >= r.end) {
+    return nothing_ahead(logits_of(r, t));
+  }
+  return {static_cast<const std::byte*>(logits_of(r, next)), kLanes * (r.logits_type == DType::f32 ? 4 : 2)};
+}
+
 // The n-th candidate of each lane, ascending in id; behind the last of them what is less than any.
-struct alignas(64) LaneCandidate {
-  float value[kLanes];
-  std::int32_t id[kLanes];
+struct alignas(64) LaneCandidates {
+  float value[kLaneRoom][kLanes];
+  std::int32_t id[kLaneRoom][kLanes];
+  std::int64_t count[kLanes];
 };
 
 template <class Sorted>
@@ -58,67 +76,164 @@ inline void sort_largest(Sorted* row) {
   }
 }
 
+// A row of logits of the caller that needs no copy. Its NaN are passed over where it is compared.
+inline bool is_in_place(const RouteArgs& r) {
+  return r.logits_type == DType::f32 && r.experts % kLanes == 0 && !is_transformed(*r.options);
+}
+
 inline Row selection_row(const RouteArgs& r, std::int32_t lane) {
   return scratch_row(r.scratch, 3 + kLanes + lane, r.experts);
 }
 
-// A lane's logits, and the largest of what its experts are chosen by modulo kLanes; that goes to selection_row, if it is not
-// the logits.
-inline const float* take_lane(const RouteArgs& r, const Course& course, std::int64_t t, std::int32_t lane,
-                              V16& maxima) {
-  const Row copy = scratch_row(r.scratch, 3 + lane, r.experts);
-  const bool in_place = r.logits_type == DType::f32 && r.experts % kLanes == 0 && !is_transformed(*r.options);
-  const float* value = copy.value;
-  if (in_place) {  // NaN is passed over here, and where it is compared
-    value = static_cast<const float*>(logits_of(r, t));
-    if (course.by_logit) {
-      class_maxima<1>(value, r.experts, &maxima);
+// score: of groups, if those are chosen in lanes.
+__attribute__((noinline)) void load_lanes(const RouteArgs& r, const Course& course, const Slots& slots, LaneRows& rows,
+                                          float (*score)[kLanes]) {
+  const RouterOptions& options = *r.options;
+  const bool in_place = is_in_place(r);
+  rows.padded = round_to_lanes(r.experts);
+  for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
+    const std::int64_t t = slots.t[lane];
+    const Row copy = scratch_row(r.scratch, 3 + lane, r.experts);
+    rows.logit[lane] = rows.value[lane] = in_place ? static_cast<const float*>(logits_of(r, t)) : copy.value;
+    V16 maxima;
+    if (!in_place) {
+      maxima = load_row(options, logits_of(r, t), r.logits_type, copy);
+    } else if (course.by_logit) {
+      class_maxima<1>(rows.logit[lane], r.experts, &maxima);
     }
-  } else {
-    maxima = load_row(*r.options, logits_of(r, t), r.logits_type, copy);
+    if (!course.by_logit) {
+      const ConstRow logit(rows.logit[lane], r.experts);
+      const Row select = selection_row(r, lane);
+      const Ahead ahead = ahead_of(r, t);
+      rows.value[lane] = select.value;
+      if (course.lane_groups) {
+        make_scores(options, r.selection_bias, logit, {}, ahead, select);
+        score_groups(select.value, r.experts / options.groups, options, score[lane]);
+        continue;
+      }
+      maxima = make_selection(options, r.selection_bias, logit, {}, ahead, select);
+    }
+    V16::store(rows.maxima[lane], maxima);
   }
-  if (!course.by_logit) {
-    maxima = make_selection(*r.options, r.selection_bias, ConstRow(value, r.experts), {}, selection_row(r, lane));
+}
+
+// Which groups of each lane are kept.
+struct LaneGroups {
+  alignas(64) float score[kLanes][kLanes];           // of a lane's groups
+  std::int32_t lift[kLanes][kLaneExperts / kLanes];  // from places among what is kept to experts' ids, per kLanes
+};
+
+// Σ 2^g of the groups g with the kept_groups largest scores, the lower g first.
+inline void mark_kept(const RouterOptions& options, const float (*scores)[kLanes], float* kept) {
+  const V16 zero = V16::set(0.0F);
+  const V16 one = V16::set(1.0F);
+  V16 score[kLanes];
+  V16 rank[kLanes];
+  transpose(scores, score);
+  for (std::int32_t g = 0; g < options.groups; ++g) {
+    rank[g] = V16::set(static_cast<float>(g));
+    for (std::int32_t lower = 0; lower < g; ++lower) {
+      const V16 before = V16::choose_less(score[lower], score[g], one, zero);
+      rank[lower] = V16::add(rank[lower], before);
+      rank[g] = V16::sub(rank[g], before);
+    }
   }
-  return value;
+  V16 sum = zero;
+  for (std::int32_t g = 0; g < options.groups; ++g) {
+    const V16 bit = V16::set(static_cast<float>(1U << g));
+    sum = V16::add(sum, V16::choose_less(rank[g], V16::set(static_cast<float>(options.kept_groups)), bit, zero));
+  }
+  V16::store(kept, sum);
+}
+
+// Moves what is kept to the front of its row.
+__attribute__((noinline)) void keep_groups_in_lanes(const RouteArgs& r, std::int32_t tokens, LaneGroups& groups,
+                                                    LaneRows& rows) {
+  const std::int64_t members = r.experts / r.options->groups;
+  alignas(64) float kept[kLanes];
+  mark_kept(*r.options, groups.score, kept);
+  rows.padded = static_cast<std::int32_t>(r.options->kept_groups * members);
+  for (std::int32_t lane = 0; lane < tokens; ++lane) {
+    float* const value = selection_row(r, lane).value;
+    V16 maxima = V16::set(-__builtin_inff());
+    std::int64_t to = 0;
+    for (auto left = static_cast<std::uint32_t>(kept[lane]); left != 0; left &= left - 1) {
+      const std::int64_t lift = __builtin_ctz(left) * members - to;
+      for (const std::int64_t end = to + members; to < end; to += kLanes) {
+        const V16 moved = V16::load(value + to + lift);
+        V16::store(value + to, moved);
+        maxima = V16::max(maxima, moved);
+        groups.lift[lane][to / kLanes] = static_cast<std::int32_t>(lift);
+      }
+    }
+    V16::store(rows.maxima[lane], maxima);
+  }
+}
+
+inline void number_in_lanes(const LaneGroups& groups, Slots& slots) {
+  for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
+#pragma GCC unroll 8
+    for (std::int32_t s = 0; s < kLaneTopk; ++s) {
+      const auto place = static_cast<std::uint32_t>(slots.id[lane][s]);
+      slots.id[lane][s] += groups.lift[lane][place / kLanes];
+    }
+  }
 }
 
 // Elements of value [padded] that reach the bound → candidates of a lane. Returns their number; more than
 // kLaneCandidates: not all.
-inline std::int64_t find_in_lane(const float* value, std::int64_t padded, float bound, std::int32_t lane,
-                                 LaneCandidate* found) {
+inline std::int64_t find_in_lane(const float* value, std::int64_t padded, float bound, Ahead ahead, float* found,
+                                 std::int32_t* id) {
   const V16 least = V16::set(bound);
   std::int64_t count = 0;
-  for (std::int64_t at = 0; at < padded && count <= kLaneCandidates; at += kMaskBits) {
-    std::int64_t last = kMaskBits - 1;
-    std::uint64_t mask = 0;
-    if (at + kMaskBits <= padded) {
-      mask = V16::mask_at_least(value + at, least);
-    } else {
-      last = padded - at - 1;
-      for (std::int64_t bit = 0; bit < last; bit += kLanes) {
-        mask |= std::uint64_t{V16::at_least(V16::load(value + at + bit), least)} << bit;
-      }
-    }
-    LaneCandidate* to = found + count;
+  const auto take = [&](std::uint64_t mask, std::int64_t at, std::int64_t last) {
+    float* to = found + count * kLanes;
+    std::int32_t* id_to = id + count * kLanes;
+    const float* from = value + at;
     count += take_bits(mask, last, [&](std::int64_t i, std::int64_t bit) {
-      to[i].id[lane] = static_cast<std::int32_t>(at + bit);
-      to[i].value[lane] = value[at + bit];
+      id_to[i * kLanes] = static_cast<std::int32_t>(at + bit);
+      to[i * kLanes] = from[bit];
     });
+  };
+  std::int64_t at = 0;
+  for (; at + kMaskBits <= padded && count <= kLaneCandidates; at += kMaskBits) {
+    for (std::int64_t i = 0; i < kMaskBits; i += kLanes) {
+      ahead.ask();
+    }
+    take(V16::mask_at_least(value + at, least), at, kMaskBits - 1);
+  }
+  for (; at < padded && count <= kLaneCandidates; at += kLanes) {
+    take(V16::at_least(V16::load(value + at), least), at, kLanes - 1);
   }
   for (std::int64_t i = 0; i < kBitsAhead; ++i) {
-    found[count + i].value[lane] = -kLargest;
+    found[(count + i) * kLanes] = -kLargest;
   }
   return count;
 }
 
+__attribute__((noinline)) void find_in_lanes(const RouteArgs& r, const Course& course, const Slots& slots,
+                                             const LaneRows& rows, const float* bound, LaneCandidates& found) {
+  for (std::int32_t i = 0; i < kLaneCandidates; ++i) {
+    V16::store(found.value[i], V16::set(-kLargest));
+    __builtin_memset(found.id[i], 0, sizeof found.id[i]);
+  }
+  for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
+    const bool computed = course.softmax || !course.by_logit;  // and asked for what is ahead
+    const Ahead ahead = computed ? nothing_ahead(rows.logit[lane]) : ahead_of(r, slots.t[lane]);
+    found.count[lane] =
+        find_in_lane(rows.value[lane], rows.padded, bound[lane], ahead, found.value[0] + lane, found.id[0] + lane);
+  }
+}
+
 // Σ exp(l − largest) for every lane, in the order of softmax_total; NaN if there is one.
-inline void add_terms(const float* const* value, std::int32_t padded, Slots& slots) {
+inline void add_terms(const RouteArgs& r, const float* const* value, std::int32_t padded, Slots& slots) {
   alignas(64) float part[kLanes][kLanes] = {};
   for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
     const V16 largest = V16::set(slots.softmax.largest[lane]);
+    Ahead ahead = ahead_of(r, slots.t[lane]);
     V16 total = V16::set(0.0F);
     for (std::int32_t at = 0; at < padded; at += kLanes) {
+      ahead.ask();
       total = add_bounded_term(total, V16::load(value[lane] + at), largest);
     }
     V16::store(part[lane], total);
@@ -134,12 +249,12 @@ inline void add_terms(const float* const* value, std::int32_t padded, Slots& slo
 }
 
 // Candidates → the experts of every lane and the values that chose them, whether they are right or not.
-inline void sort_lanes(const LaneCandidate* found, std::int32_t topk, Slots& slots) {
+__attribute__((noinline)) void sort_lanes(const LaneCandidates& found, Slots& slots) {
   alignas(64) std::int32_t id[kLaneTopk][kLanes];
   for (std::int32_t at = 0; at < kLanes; at += Keys::kWidth) {
     Keys row[kLaneCandidates];
     for (std::int32_t i = 0; i < kLaneCandidates; ++i) {
-      row[i] = Keys::make(found[i].value + at, found[i].id + at);
+      row[i] = Keys::make(found.value[i] + at, found.id[i] + at);
     }
     sort_largest(row);
     for (std::int32_t s = 0; s < kLaneTopk; ++s) {
@@ -147,62 +262,52 @@ inline void sort_lanes(const LaneCandidate* found, std::int32_t topk, Slots& slo
     }
   }
   for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
-    for (std::int32_t s = 0; s < topk; ++s) {
+#pragma GCC unroll 8
+    for (std::int32_t s = 0; s < kLaneTopk; ++s) {
       slots.id[lane][s] = id[s][lane];
     }
   }
 }
 
-// Asks for the logits of this lane's next token, which the processor does not read ahead while it computes.
-inline void prefetch_lane(const RouteArgs& r, std::int64_t t) {
-  const auto* from = static_cast<const std::byte*>(logits_of(r, t + kLanes < r.end ? t + kLanes : t));
-  const std::int64_t bytes = std::int64_t{r.experts} * (r.logits_type == DType::f32 ? 4 : 2);
-#pragma GCC unroll 8
-  for (std::int64_t at = 0; at < bytes; at += 64) {
-    V::prefetch(from + at);
-  }
-}
-
 // Chooses the experts of all tokens of `slots`, and says for which it has not.
 __attribute__((noinline)) std::uint32_t choose_in_lanes(const RouteArgs& r, const Course& course, Slots& slots) {
-  const std::int32_t topk = r.options->topk;
-  const std::int32_t padded = round_to_lanes(r.experts);
-  const float* logit[kLanes];
-  alignas(64) float maxima[kLanes][kLanes] = {};
-  alignas(64) float bound[kLanes];
-  for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
-    V16 of_lane;
-    logit[lane] = take_lane(r, course, slots.t[lane], lane, of_lane);
-    V16::store(maxima[lane], of_lane);
+  const RouterOptions& options = *r.options;
+  LaneRows rows;
+  for (auto& maxima : rows.maxima) {
+    V16::store(maxima, V16::set(0.0F));
+  }
+  LaneGroups groups;
+  load_lanes(r, course, slots, rows, groups.score);
+  if (course.lane_groups) {
+    keep_groups_in_lanes(r, slots.tokens, groups, rows);
   }
   V16 row[kLanes];
-  transpose(maxima, row);
+  transpose(rows.maxima, row);
   sort_largest(row);
-  V16::store(bound, row[topk - 1]);
+  alignas(64) float bound[kLanes];
+  V16::store(bound, row[options.topk - 1]);
   V16::store(slots.softmax.largest, row[0]);
-
-  LaneCandidate found[kLaneRoom];
-  for (std::int32_t i = 0; i < kLaneCandidates; ++i) {
-    V16::store(found[i].value, V16::set(-kLargest));
-    __builtin_memset(found[i].id, 0, sizeof found[i].id);
-  }
   if (course.softmax) {
-    add_terms(logit, padded, slots);
+    add_terms(r, rows.logit, rows.padded, slots);
   }
+  LaneCandidates found;
+  find_in_lanes(r, course, slots, rows, bound, found);
+  sort_lanes(found, slots);
+  if (course.lane_groups) {
+    number_in_lanes(groups, slots);
+  }
+
+  // What the experts of other groups are chosen by must be below all candidates.
+  const float lowest = course.lane_groups && options.masked_zero ? 0.0F : -kLargest;
   std::uint32_t left = 0;
   for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
-    prefetch_lane(r, slots.t[lane]);
-    const float* value = course.by_logit ? logit[lane] : selection_row(r, lane).value;
-    const std::int64_t count = find_in_lane(value, padded, bound[lane], lane, found);
     const float largest = slots.softmax.largest[lane];
     const float total = course.softmax ? slots.softmax.total[lane] : 0.0F;
-    const bool chosen = count <= kLaneCandidates && bound[lane] > -kLargest && largest <= kLargest && total == total;
+    const bool chosen =
+        found.count[lane] <= kLaneCandidates && bound[lane] > lowest && largest <= kLargest && total == total;
     left |= chosen ? 0U : 1U << lane;
-  }
-  sort_lanes(found, topk, slots);
-  for (std::int32_t lane = 0; lane < slots.tokens && !course.by_logit; ++lane) {
-    for (std::int32_t s = 0; (left >> lane & 1U) == 0 && s < topk; ++s) {
-      slots.logit.value[s][lane] = logit[lane][slots.id[lane][s]];
+    for (std::int32_t s = 0; chosen && !course.by_logit && s < options.topk; ++s) {
+      slots.logit.value[s][lane] = rows.logit[lane][slots.id[lane][s]];
     }
   }
   return left;

@@ -80,12 +80,12 @@ inline TopTwo merge(TopTwo a, TopTwo b) {
           _mm256_max_ps(_mm256_min_ps(a.first, b.first), _mm256_max_ps(a.second, b.second))};
 }
 
+inline TopTwo top_two(V16 first, V16 second) {
+  return merge({V16::lower(first), V16::lower(second)}, {V16::upper(first), V16::upper(second)});
+}
+
 // Of each of kTopGroups groups, from those of its lanes: halves of them side by side, until each has a lane.
-inline void top_two_of_groups(const V16* first, const V16* second, float* largest, float* next) {
-  TopTwo top[8];
-  for (int g = 0; g < 8; ++g) {
-    top[g] = merge({V16::lower(first[g]), V16::lower(second[g])}, {V16::upper(first[g]), V16::upper(second[g])});
-  }
+inline void top_two_of_groups(TopTwo* top, float* largest, float* next) {
   for (int g = 0; g < 4; ++g) {
     const TopTwo& a = top[g];
     const TopTwo& b = top[g + 4];

@@ -42,39 +42,56 @@ inline void write_probability(const RouteArgs& r, const Slots& slots, std::int32
   }
 }
 
-inline void write_weights(const RouteArgs& r, const Slots& slots, std::int32_t lane) {
-  const Array& out = r.outputs->weight;
-  const std::int32_t topk = r.options->topk;
-  const std::int64_t begin = slots.t[lane] * topk;
-  if (out.dtype == DType::f32) {
-    auto* to = static_cast<float*>(out.data) + begin;
-    for (std::int32_t s = 0; s < topk; ++s) {
-      to[s] = slots.weight.value[s][lane];
-    }
+// So many tokens, the first, may be written with kLanes slots each: the next token's come behind them.
+inline std::int32_t count_overwritten(const Slots& slots, std::int32_t topk) {
+  const bool in_order = slots.t[slots.tokens - 1] - slots.t[0] == slots.tokens - 1;
+  return in_order && topk <= kLanes ? slots.tokens - (kLanes - 1) / topk : 0;
+}
+
+// Slots at .. at + kLanes of each token; those from topk on hold anything.
+inline void turn_slots(const SlotValues& values, std::int32_t at, std::int32_t tokens, V16* row) {
+  if (tokens >= kFewestInLanes) {
+    transpose(values.value + at, row);
     return;
   }
-  for_blocks(topk, [&](std::int32_t at) {
-    alignas(64) float weight[kLanes] = {};
-    for (std::int32_t i = 0; i < kLanes && at + i < topk; ++i) {
-      weight[i] = slots.weight.value[at + i][lane];
+  for (std::int32_t lane = 0; lane < tokens; ++lane) {
+    alignas(64) float slot[kLanes];
+    for (std::int32_t s = 0; s < kLanes; ++s) {
+      slot[s] = values.value[at + s][lane];
     }
-    store_some(out.data, out.dtype, begin + at, V16::load(weight), topk - at);
+    row[lane] = V16::load(slot);
+  }
+}
+
+// Values of slots → an array [T,K].
+inline void write_slots(const RouteArgs& r, const Slots& slots, const SlotValues& values, void* to, DType dtype) {
+  const std::int32_t topk = r.options->topk;
+  const std::int32_t overwritten = count_overwritten(slots, topk);
+  for_blocks(topk, [&](std::int32_t at) {
+    V16 row[kLanes];
+    turn_slots(values, at, slots.tokens, row);
+    for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
+      const std::int64_t begin = slots.t[lane] * topk + at;
+      store_some(to, dtype, begin, row[lane], lane < overwritten ? kLanes : topk - at);
+    }
   });
+}
+
+inline void write_ids(const RouteArgs& r, const Slots& slots) {
+  const std::int32_t topk = r.options->topk;
+  const Array& to = r.outputs->expert;
+  std::int32_t lane = 0;
+  for (const std::int32_t end = to.dtype == DType::i32 ? count_overwritten(slots, topk) : 0; lane < end; ++lane) {
+    __builtin_memcpy(static_cast<std::int32_t*>(to.data) + slots.t[lane] * topk, slots.id[lane], kLanes * 4);
+  }
+  for (; lane < slots.tokens; ++lane) {
+    put_ids(to, slots.t[lane] * topk, slots.id[lane], topk);
+  }
 }
 
 inline void write_token(const RouteArgs& r, const Slots& slots, std::int32_t lane) {
   const RouteOutputs& out = *r.outputs;
   const std::int32_t topk = r.options->topk;
-  const std::int64_t begin = slots.t[lane] * topk;
-  if (out.expert.data != nullptr) {
-    put_ids(out.expert, begin, slots.id[lane], topk);
-  }
-  if (out.weight.data != nullptr) {
-    write_weights(r, slots, lane);
-  }
-  for (std::int32_t s = 0; out.chosen_logit != nullptr && s < topk; ++s) {
-    out.chosen_logit[begin + s] = slots.logit.value[s][lane];
-  }
   if (out.cutoff != nullptr) {
     out.cutoff[slots.t[lane]] = slots.cutoff[lane];
   }
@@ -192,6 +209,15 @@ inline void finish(const RouteArgs& r, Slots& slots) {
   for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
     add_token(r, slots, lane);
     write_token(r, slots, lane);
+  }
+  if (r.outputs->expert.data != nullptr) {
+    write_ids(r, slots);
+  }
+  if (r.outputs->weight.data != nullptr) {
+    write_slots(r, slots, slots.weight, r.outputs->weight.data, r.outputs->weight.dtype);
+  }
+  if (r.outputs->chosen_logit != nullptr) {
+    write_slots(r, slots, slots.logit, r.outputs->chosen_logit, DType::f32);
   }
   slots.tokens = 0;
 }

@@ -73,12 +73,21 @@ inline void class_maxima(const float* value, std::int32_t padded, V16* largest) 
   for (int g = 0; g < kGroups; ++g) {
     largest[g] = V16::set(-__builtin_inff());
   }
-  std::int32_t at = 0;
-#pragma GCC unroll 4
-  for (; at + kGroups * kLanes <= padded; at += kGroups * kLanes) {
+  const auto take = [&](std::int32_t from) {
     for (int g = 0; g < kGroups; ++g) {
-      largest[g] = V16::max(V16::load(value + at + g * kLanes), largest[g]);
+      largest[g] = V16::max(V16::load(value + from + g * kLanes), largest[g]);
     }
+  };
+  constexpr std::int32_t kStep = kGroups * kLanes;
+  std::int32_t at = 0;
+  for (; at + 4 * kStep <= padded; at += 4 * kStep) {
+    take(at);
+    take(at + kStep);
+    take(at + 2 * kStep);
+    take(at + 3 * kStep);
+  }
+  for (; at + kStep <= padded; at += kStep) {
+    take(at);
   }
   for (; at < padded; at += kLanes) {
     largest[0] = V16::max(V16::load(value + at), largest[0]);
@@ -200,8 +209,10 @@ inline bool select_largest(const float* value, std::int32_t size, std::int32_t m
 }
 
 // The largest and the next of the elements of value [size] modulo kLanes.
-inline void top_two_of(const float* value, std::int32_t size, V16& first, V16& second) {
+inline TopTwo top_two_of(const float* value, std::int32_t size) {
   const float lowest = -__builtin_inff();
+  V16 first = V16::set(lowest);
+  V16 second = first;
   const auto take = [&](V16 next) {
     second = V16::max(second, V16::min(first, next));
     first = V16::max(first, next);
@@ -213,6 +224,7 @@ inline void top_two_of(const float* value, std::int32_t size, V16& first, V16& s
   if (at < size) {
     take(V16::load_part(value + at, size - at, lowest));
   }
+  return top_two(first, second);
 }
 
 inline float sum_of_best(const float* value, std::int32_t size, std::int32_t best) {
@@ -236,19 +248,20 @@ inline void score_groups(const float* value, std::int32_t members, const RouterO
     V16::store(next + at, lowest);
   }
   for (std::int32_t from = 0; options.group_best <= 2 && from < options.groups; from += kTopGroups) {
-    V16 first[kTopGroups];
-    V16 second[kTopGroups];
+    TopTwo top[kTopGroups];
+    const float* group = value + from * members;
+    if (members == 2 * kLanes && from + kTopGroups <= options.groups) {  // 256 experts in 8 groups
 #pragma GCC unroll 8
-    for (std::int32_t g = 0; g < kTopGroups; ++g) {
-      V16 largest = lowest;
-      V16 second_largest = lowest;
-      if (from + g < options.groups) {
-        top_two_of(value + (from + g) * members, members, largest, second_largest);
+      for (std::int32_t g = 0; g < kTopGroups; ++g, group += 2 * kLanes) {
+        const V16 second = V16::load(group + kLanes);
+        top[g] = top_two(V16::max(V16::load(group), second), V16::min(V16::load(group), second));
       }
-      first[g] = largest;
-      second[g] = second_largest;
+    } else {
+      for (std::int32_t g = 0; g < kTopGroups; ++g, group += members) {
+        top[g] = from + g < options.groups ? top_two_of(group, members) : top_two(lowest, lowest);
+      }
     }
-    top_two_of_groups(first, second, score + from, next + from);
+    top_two_of_groups(top, score + from, next + from);
   }
   for (std::int32_t g = 0; options.group_best > 2 && g < options.groups; ++g) {
     score[g] = sum_of_best(value + g * members, members, options.group_best);
