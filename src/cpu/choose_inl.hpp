@@ -80,23 +80,24 @@ template <Score kScore>
 inline V16 make_scores_as(const float* bias, const ConstRow& logit, const Softmax& softmax, Ahead ahead,
                           const Row& row) {
   V16 maxima = V16::set(-__builtin_inff());
+  const float* const from = logit.value;
+  float* const to = row.value;
+  const std::int32_t size = row.size;
   const auto block = [&](std::int32_t at, V16 added) {
     ahead.ask();
-    const V16 value = without_nan(V16::add(selection_of<kScore>(V16::load(logit.value + at), softmax), added));
-    V16::store(row.value + at, value);
+    const V16 value = without_nan(V16::add(selection_of<kScore>(V16::load(from + at), softmax), added));
+    V16::store(to + at, value);
     maxima = V16::max(maxima, value);
   };
   std::int32_t at = 0;
-  if (bias != nullptr) {
-    for (; at + kLanes <= row.size; at += kLanes) {
-      block(at, V16::load(bias + at));
-    }
+  for (; bias != nullptr && at + kLanes <= size; at += kLanes) {
+    block(at, V16::load(bias + at));
   }
-  for (; at < row.size; at += kLanes) {
-    block(at, bias == nullptr ? V16::set(0.0F) : V16::load_part(bias + at, row.size - at, 0.0F));
+  for (; at < size; at += kLanes) {
+    block(at, bias == nullptr ? V16::set(0.0F) : V16::load_part(bias + at, size - at, 0.0F));
   }
-  for (std::int32_t i = row.size; i < row.padded; ++i) {
-    row.value[i] = -__builtin_inff();
+  for (std::int32_t i = size; i < row.padded; ++i) {
+    to[i] = -__builtin_inff();
   }
   return maxima;
 }
