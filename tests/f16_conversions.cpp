@@ -1,7 +1,16 @@
-// Compiled once per vocabulary: KERNEL_FILE is the kernel file that defines it, CONVERSIONS the table to make.
+// Compiled once per vocabulary: VECTORS is the file that defines it, CONVERSIONS the table to make.
 #include "f16_conversions.hpp"
 
-#include KERNEL_FILE
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "cpu/kernels.hpp"
+
+// clang-format off
+#include VECTORS
+#include "cpu/float_mode_x86.hpp"
+// clang-format on
 
 extern const F16Conversions CONVERSIONS;
 const F16Conversions CONVERSIONS{
