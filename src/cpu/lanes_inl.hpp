@@ -76,9 +76,17 @@ inline void sort_largest(Sorted* row) {
   }
 }
 
-// A row of logits of the caller that needs no copy. Its NaN are passed over where it is compared.
-inline bool is_in_place(const RouteArgs& r) {
-  return r.logits_type == DType::f32 && r.experts % kLanes == 0 && !is_transformed(*r.options);
+// Whole blocks of logits → f32, and the largest of them modulo kLanes.
+template <DType kType>
+inline V16 widen_row(const void* logits, std::int32_t size, float* to) {
+  V16 largest = V16::set(-__builtin_inff());
+#pragma GCC unroll 2
+  for (std::int32_t at = 0; at < size; at += kLanes) {
+    const V16 value = load_elements(logits, kType, at);
+    V16::store(to + at, value);
+    largest = V16::max(value, largest);
+  }
+  return largest;
 }
 
 inline Row selection_row(const RouteArgs& r, std::int32_t lane) {
@@ -89,15 +97,20 @@ inline Row selection_row(const RouteArgs& r, std::int32_t lane) {
 __attribute__((noinline)) void load_lanes(const RouteArgs& r, const Course& course, const Slots& slots, LaneRows& rows,
                                           float (*score)[kLanes]) {
   const RouterOptions& options = *r.options;
-  const bool in_place = is_in_place(r);
+  // Such rows need no copy but for their type. Their NaN are passed over where they are compared.
+  const bool whole = r.experts % kLanes == 0 && !is_transformed(options);
+  const bool in_place = whole && r.logits_type == DType::f32;
   rows.padded = round_to_lanes(r.experts);
   for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
     const std::int64_t t = slots.t[lane];
     const Row copy = scratch_row(r.scratch, 3 + lane, r.experts);
     rows.logit[lane] = rows.value[lane] = in_place ? static_cast<const float*>(logits_of(r, t)) : copy.value;
     V16 maxima;
-    if (!in_place) {
+    if (!whole) {
       maxima = load_row(options, logits_of(r, t), r.logits_type, copy);
+    } else if (!in_place) {
+      maxima = r.logits_type == DType::bf16 ? widen_row<DType::bf16>(logits_of(r, t), r.experts, copy.value)
+                                            : widen_row<DType::f16>(logits_of(r, t), r.experts, copy.value);
     } else if (course.by_logit) {
       class_maxima<1>(rows.logit[lane], r.experts, &maxima);
     }
