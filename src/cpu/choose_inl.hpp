@@ -76,16 +76,14 @@ inline V16 selection_of(V16 logit, const Softmax& softmax) {
   }
 }
 
-template <Score kScore>
-inline V16 make_scores_as(const float* bias, const ConstRow& logit, const Softmax& softmax, Ahead ahead,
-                          const Row& row) {
+template <Score kScore, DType kType>
+inline V16 make_scores_as(const float* bias, const void* logits, const Softmax& softmax, Ahead ahead, const Row& row) {
   V16 maxima = V16::set(-__builtin_inff());
-  const float* const from = logit.value;
   float* const to = row.value;
   const std::int32_t size = row.size;
   const auto block = [&](std::int32_t at, V16 added) {
     ahead.ask();
-    const V16 value = without_nan(V16::add(selection_of<kScore>(V16::load(from + at), softmax), added));
+    const V16 value = without_nan(V16::add(selection_of<kScore>(load_elements(logits, kType, at), softmax), added));
     V16::store(to + at, value);
     maxima = V16::max(maxima, value);
   };
@@ -102,33 +100,31 @@ inline V16 make_scores_as(const float* bias, const ConstRow& logit, const Softma
   return maxima;
 }
 
-// What experts are chosen by, before groups are left out → row, with NaN as −inf. Returns the largest of its elements modulo
-// kLanes, which are right if there is no padding.
-inline V16 make_scores(const RouterOptions& options, const float* bias, const ConstRow& logit, const Softmax& softmax,
+// What experts are chosen by, before groups are left out → row, with NaN as −inf. Logits of kType are whole blocks. Returns
+// the largest of the row's elements modulo kLanes, which are right if it has no padding.
+template <DType kType>
+inline V16 make_scores(const RouterOptions& options, const float* bias, const void* logits, const Softmax& softmax,
                        Ahead ahead, const Row& row) {
   switch (options.score) {
     case Score::softmax:
-      return make_scores_as<Score::softmax>(bias, logit, softmax, ahead, row);
+      return make_scores_as<Score::softmax, kType>(bias, logits, softmax, ahead, row);
     case Score::sigmoid:
-      return make_scores_as<Score::sigmoid>(bias, logit, softmax, ahead, row);
+      return make_scores_as<Score::sigmoid, kType>(bias, logits, softmax, ahead, row);
     case Score::sqrt_softplus:
-      return make_scores_as<Score::sqrt_softplus>(bias, logit, softmax, ahead, row);
+      return make_scores_as<Score::sqrt_softplus, kType>(bias, logits, softmax, ahead, row);
     default:
-      return make_scores_as<Score::logit>(bias, logit, softmax, ahead, row);
+      return make_scores_as<Score::logit, kType>(bias, logits, softmax, ahead, row);
   }
 }
 
-// What experts are chosen by → row, and the largest of its elements modulo kLanes.
-inline V16 make_selection(const RouterOptions& options, const float* bias, const ConstRow& logit,
-                          const Softmax& softmax, Ahead ahead, const Row& row) {
-  V16 maxima = make_scores(options, bias, logit, softmax, ahead, row);
+// Leaves groups out of a row of scores. maxima: the largest of its elements modulo kLanes, before and behind.
+inline void finish_selection(const RouterOptions& options, const Row& row, V16& maxima) {
   if (options.groups != 0) {
     keep_groups(row.value, row.size, options);
   }
   if (options.groups != 0 || row.size != row.padded) {
     class_maxima<1>(row.value, row.padded, &maxima);
   }
-  return maxima;
 }
 
 inline std::int64_t id_at(const ConstArray& ids, std::int64_t at) {
@@ -228,7 +224,8 @@ inline void choose(const RouteArgs& r, const Course& course, const ConstRow& log
     V16 maxima = token.maxima;
     if (!course.by_logit) {
       const Row select = scratch_row(r.scratch, 1, r.experts);
-      maxima = make_selection(options, r.selection_bias, logit, token.softmax, nothing_ahead(value), select);
+      maxima = make_scores<DType::f32>(options, r.selection_bias, value, token.softmax, nothing_ahead(value), select);
+      finish_selection(options, select, maxima);
       value = select.value;
     }
     select_largest(value, r.experts, course.most, maxima, token.id, [](V16) {});

@@ -17,6 +17,7 @@ constexpr float kLargest = 3.40282347e+38F;
 // Rows of the tokens in lanes: logits, and what experts are chosen by, with its largest modulo kLanes.
 struct LaneRows {
   const float* logit[kLanes];
+  const std::uint16_t* bf16[kLanes];  // logits that were not widened; null for others
   const float* value[kLanes];
   std::int32_t padded;  // length of value
   alignas(64) float maxima[kLanes][kLanes];
@@ -106,25 +107,27 @@ __attribute__((noinline)) void load_lanes(const RouteArgs& r, const Course& cour
     const Row copy = scratch_row(r.scratch, 3 + lane, r.experts);
     rows.logit[lane] = rows.value[lane] = in_place ? static_cast<const float*>(logits_of(r, t)) : copy.value;
     V16 maxima;
+    const bool narrow = whole && r.logits_type == DType::bf16 && !course.by_logit;
+    rows.bf16[lane] = narrow ? static_cast<const std::uint16_t*>(logits_of(r, t)) : nullptr;
     if (!whole) {
       maxima = load_row(options, logits_of(r, t), r.logits_type, copy);
-    } else if (!in_place) {
+    } else if (!in_place && !narrow) {
       maxima = r.logits_type == DType::bf16 ? widen_row<DType::bf16>(logits_of(r, t), r.experts, copy.value)
                                             : widen_row<DType::f16>(logits_of(r, t), r.experts, copy.value);
     } else if (course.by_logit) {
       class_maxima<1>(rows.logit[lane], r.experts, &maxima);
     }
     if (!course.by_logit) {
-      const ConstRow logit(rows.logit[lane], r.experts);
       const Row select = selection_row(r, lane);
-      const Ahead ahead = ahead_of(r, t);
+      const float* bias = r.selection_bias;
       rows.value[lane] = select.value;
+      maxima = narrow ? make_scores<DType::bf16>(options, bias, rows.bf16[lane], {}, ahead_of(r, t), select)
+                      : make_scores<DType::f32>(options, bias, rows.logit[lane], {}, ahead_of(r, t), select);
       if (course.lane_groups) {
-        make_scores(options, r.selection_bias, logit, {}, ahead, select);
         score_groups(select.value, r.experts / options.groups, options, score[lane]);
-        continue;
+      } else {
+        finish_selection(options, select, maxima);
       }
-      maxima = make_selection(options, r.selection_bias, logit, {}, ahead, select);
     }
     V16::store(rows.maxima[lane], maxima);
   }
@@ -282,6 +285,22 @@ __attribute__((noinline)) void sort_lanes(const LaneCandidates& found, Slots& sl
   }
 }
 
+// Logits of the experts that were chosen by something else; of the slots behind topk those of any experts.
+inline void take_logits(const LaneRows& rows, std::int32_t lane, Slots& slots) {
+  const std::int32_t* id = slots.id[lane];
+  if (const std::uint16_t* bf16 = rows.bf16[lane]; bf16 != nullptr) {
+#pragma GCC unroll 8
+    for (std::int32_t s = 0; s < kLaneTopk; ++s) {
+      slots.logit.value[s][lane] = __builtin_bit_cast(float, std::uint32_t{bf16[id[s]]} << 16);
+    }
+    return;
+  }
+#pragma GCC unroll 8
+  for (std::int32_t s = 0; s < kLaneTopk; ++s) {
+    slots.logit.value[s][lane] = rows.logit[lane][id[s]];
+  }
+}
+
 // Chooses the experts of all tokens of `slots`, and says for which it has not.
 __attribute__((noinline)) std::uint32_t choose_in_lanes(const RouteArgs& r, const Course& course, Slots& slots) {
   const RouterOptions& options = *r.options;
@@ -319,8 +338,8 @@ __attribute__((noinline)) std::uint32_t choose_in_lanes(const RouteArgs& r, cons
     const bool chosen =
         found.count[lane] <= kLaneCandidates && bound[lane] > lowest && largest <= kLargest && total == total;
     left |= chosen ? 0U : 1U << lane;
-    for (std::int32_t s = 0; chosen && !course.by_logit && s < options.topk; ++s) {
-      slots.logit.value[s][lane] = rows.logit[lane][slots.id[lane][s]];
+    if (chosen && !course.by_logit) {
+      take_logits(rows, lane, slots);
     }
   }
   return left;
