@@ -102,6 +102,15 @@ __attribute__((noinline)) void load_lanes(const RouteArgs& r, const Course& cour
   const bool whole = r.experts % kLanes == 0 && !is_transformed(options);
   const bool in_place = whole && r.logits_type == DType::f32;
   rows.padded = round_to_lanes(r.experts);
+  if (in_place && course.by_logit) {
+    for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
+      V16 maxima;
+      rows.logit[lane] = rows.value[lane] = static_cast<const float*>(logits_of(r, slots.t[lane]));
+      class_maxima<1>(rows.logit[lane], r.experts, &maxima);
+      V16::store(rows.maxima[lane], maxima);
+    }
+    return;
+  }
   for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
     const std::int64_t t = slots.t[lane];
     const Row copy = scratch_row(r.scratch, 3 + lane, r.experts);
@@ -114,8 +123,6 @@ __attribute__((noinline)) void load_lanes(const RouteArgs& r, const Course& cour
     } else if (!in_place && !narrow) {
       maxima = r.logits_type == DType::bf16 ? widen_row<DType::bf16>(logits_of(r, t), r.experts, copy.value)
                                             : widen_row<DType::f16>(logits_of(r, t), r.experts, copy.value);
-    } else if (course.by_logit) {
-      class_maxima<1>(rows.logit[lane], r.experts, &maxima);
     }
     if (!course.by_logit) {
       const Row select = selection_row(r, lane);
@@ -186,18 +193,17 @@ __attribute__((noinline)) void keep_groups_in_lanes(const RouteArgs& r, std::int
   }
 }
 
-inline void number_in_lanes(const LaneGroups& groups, Slots& slots) {
-  for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
+// Places among what is kept → experts' ids.
+inline void number_lane(const std::int32_t* lift, std::int32_t* id) {
 #pragma GCC unroll 8
-    for (std::int32_t s = 0; s < kLaneTopk; ++s) {
-      const auto place = static_cast<std::uint32_t>(slots.id[lane][s]);
-      slots.id[lane][s] += groups.lift[lane][place / kLanes];
-    }
+  for (std::int32_t s = 0; s < kLaneTopk; ++s) {
+    id[s] += lift[static_cast<std::uint32_t>(id[s]) / kLanes];
   }
 }
 
 // Elements of value [padded] that reach the bound → candidates of a lane. Returns their number; more than
 // kLaneCandidates: not all.
+template <bool kAsk>
 inline std::int64_t find_in_lane(const float* value, std::int64_t padded, float bound, Ahead ahead, float* found,
                                  std::int32_t* id) {
   const V16 least = V16::set(bound);
@@ -213,7 +219,7 @@ inline std::int64_t find_in_lane(const float* value, std::int64_t padded, float 
   };
   std::int64_t at = 0;
   for (; at + kMaskBits <= padded && count <= kLaneCandidates; at += kMaskBits) {
-    for (std::int64_t i = 0; i < kMaskBits; i += kLanes) {
+    for (std::int64_t i = 0; kAsk && i < kMaskBits; i += kLanes) {
       ahead.ask();
     }
     take(V16::mask_at_least(value + at, least), at, kMaskBits - 1);
@@ -227,17 +233,17 @@ inline std::int64_t find_in_lane(const float* value, std::int64_t padded, float 
   return count;
 }
 
-__attribute__((noinline)) void find_in_lanes(const RouteArgs& r, const Course& course, const Slots& slots,
-                                             const LaneRows& rows, const float* bound, LaneCandidates& found) {
+// kAsk: nothing else has asked for what is ahead.
+template <bool kAsk>
+__attribute__((noinline)) void find_in_lanes(const RouteArgs& r, const Slots& slots, const LaneRows& rows,
+                                             const float* bound, LaneCandidates& found) {
   for (std::int32_t i = 0; i < kLaneCandidates; ++i) {
     V16::store(found.value[i], V16::set(-kLargest));
     __builtin_memset(found.id[i], 0, sizeof found.id[i]);
   }
   for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
-    const bool computed = course.softmax || !course.by_logit;  // and asked for what is ahead
-    const Ahead ahead = computed ? nothing_ahead(rows.logit[lane]) : ahead_of(r, slots.t[lane]);
-    found.count[lane] =
-        find_in_lane(rows.value[lane], rows.padded, bound[lane], ahead, found.value[0] + lane, found.id[0] + lane);
+    found.count[lane] = find_in_lane<kAsk>(rows.value[lane], rows.padded, bound[lane], ahead_of(r, slots.t[lane]),
+                                           found.value[0] + lane, found.id[0] + lane);
   }
 }
 
@@ -323,11 +329,8 @@ __attribute__((noinline)) std::uint32_t choose_in_lanes(const RouteArgs& r, cons
     add_terms(r, rows.logit, rows.padded, slots);
   }
   LaneCandidates found;
-  find_in_lanes(r, course, slots, rows, bound, found);
+  (course.softmax || !course.by_logit ? find_in_lanes<false> : find_in_lanes<true>)(r, slots, rows, bound, found);
   sort_lanes(found, slots);
-  if (course.lane_groups) {
-    number_in_lanes(groups, slots);
-  }
 
   // What the experts of other groups are chosen by must be below all candidates.
   const float lowest = course.lane_groups && options.masked_zero ? 0.0F : -kLargest;
@@ -338,6 +341,9 @@ __attribute__((noinline)) std::uint32_t choose_in_lanes(const RouteArgs& r, cons
     const bool chosen =
         found.count[lane] <= kLaneCandidates && bound[lane] > lowest && largest <= kLargest && total == total;
     left |= chosen ? 0U : 1U << lane;
+    if (chosen && course.lane_groups) {
+      number_lane(groups.lift[lane], slots.id[lane]);
+    }
     if (chosen && !course.by_logit) {
       take_logits(rows, lane, slots);
     }

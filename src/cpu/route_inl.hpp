@@ -206,18 +206,21 @@ inline void finish(const RouteArgs& r, Slots& slots) {
     weigh(*r.options, slots.softmax, slots.logit, slots.weight);
   }
   scale_slots(*r.options, slots.id, slots.tokens, slots.weight);
-  for (std::int32_t lane = 0; lane < slots.tokens; ++lane) {
+  const RouteOutputs& out = *r.outputs;
+  const bool one_by_one = r.count != nullptr || r.z_sum != nullptr || out.cutoff != nullptr ||
+                          out.byte_map != nullptr || out.bit_map != nullptr || out.probability.data != nullptr;
+  for (std::int32_t lane = 0; one_by_one && lane < slots.tokens; ++lane) {
     add_token(r, slots, lane);
     write_token(r, slots, lane);
   }
-  if (r.outputs->expert.data != nullptr) {
+  if (out.expert.data != nullptr) {
     write_ids(r, slots);
   }
-  if (r.outputs->weight.data != nullptr) {
-    write_slots(r, slots, slots.weight, r.outputs->weight.data, r.outputs->weight.dtype);
+  if (out.weight.data != nullptr) {
+    write_slots(r, slots, slots.weight, out.weight.data, out.weight.dtype);
   }
-  if (r.outputs->chosen_logit != nullptr) {
-    write_slots(r, slots, slots.logit, r.outputs->chosen_logit, DType::f32);
+  if (out.chosen_logit != nullptr) {
+    write_slots(r, slots, slots.logit, out.chosen_logit, DType::f32);
   }
   slots.tokens = 0;
 }

@@ -107,7 +107,7 @@ inline bool is_finite(float value) { return value - value == 0.0F; }
 // total + exp(l − largest), with a finite largest: what lies below kLowestExp, padding included, adds up to less than
 // rounding shows beside the 1 of the largest.
 inline V16 add_bounded_term(V16 total, V16 logit, V16 largest) {
-  return add_exp_bounded(total, V16::sub(logit, largest));
+  return add_exp_negative_bounded(total, V16::sub(largest, logit));  // a load is the second operand of a subtraction
 }
 
 // Σ exp(l − largest) over a row.
