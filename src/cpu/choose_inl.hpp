@@ -100,8 +100,8 @@ inline V16 make_scores_as(const float* bias, const void* logits, const Softmax& 
   return maxima;
 }
 
-// What experts are chosen by, before groups are left out → row, with NaN as −inf. Logits of kType are whole blocks. Returns
-// the largest of the row's elements modulo kLanes, which are right if it has no padding.
+// What experts are chosen by, before groups are left out → row, with NaN as −inf. Logits of kType are whole blocks, but
+// for f32. Returns the largest of the row's elements modulo kLanes; finish_selection makes them right where there is padding.
 template <DType kType>
 inline V16 make_scores(const RouterOptions& options, const float* bias, const void* logits, const Softmax& softmax,
                        Ahead ahead, const Row& row) {
@@ -117,7 +117,7 @@ inline V16 make_scores(const RouterOptions& options, const float* bias, const vo
   }
 }
 
-// Leaves groups out of a row of scores. maxima: the largest of its elements modulo kLanes, before and behind.
+// Leaves groups out of a row of scores. maxima: the largest of its elements modulo kLanes, before and after.
 inline void finish_selection(const RouterOptions& options, const Row& row, V16& maxima) {
   if (options.groups != 0) {
     keep_groups(row.value, row.size, options);

@@ -7,6 +7,7 @@
 //        makes the first, and difference, which gives floats
 //   V16  kLanes virtual lanes for elementwise work
 //   Keys  native vectors of numbers that order experts by value, then id
+//   TopTwo  the largest and the next in each lane: top_two, top_two_of_groups; and transpose, of kLanes rows
 //   FloatMode  a scope of known rounding, with or without denormals
 // and then makes its table. No standard header may be included from here: code for one instruction set must not reach
 // the others.
