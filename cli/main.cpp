@@ -284,16 +284,31 @@ void add_bench_weights(CLI::App* command, std::vector<Format>& weights) {
       ->group("bench layer");
 }
 
+void add_bench_tokens(CLI::App* command, std::vector<std::int64_t>& tokens) {
+  const auto set = [&tokens](const std::vector<std::string>& chosen) {
+    for (const std::string& each : chosen) {
+      std::int64_t number = 0;
+      if (!CLI::detail::lexical_cast(each, number)) return tokens.clear();  // all
+      tokens.push_back(number);
+    }
+  };
+  const CLI::Validator number = one_to(kMaxBenchTokens);
+  const auto check = [number](const std::string& text) { return text == "all" ? std::string() : number(text); };
+  command
+      ->add_option_function<std::vector<std::string>>(
+          "--tokens", set, "Numbers of tokens; default and all: 1,16,64,256,1024; route: 1,16384")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Validator(check, ""))
+      ->type_name("LIST|all");
+}
+
 CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
   CLI::App* command = app.add_subcommand("bench", "Time forwards of one layer, routing, or the routing record");
   command->add_option("WHAT", options.what, "What to time: layer (default), route or record")
       ->check(CLI::IsMember({"layer", "route", "record"}).description(""))
       ->type_name("");
-  command->add_option("--tokens", options.tokens, "Numbers of tokens; default: 1,16,64,256,1024; route: 1,16384")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->check(one_to(kMaxBenchTokens))
-      ->type_name("LIST");
+  add_bench_tokens(command, options.tokens);
   add_choice(command, "--dtype", options.dtype, dtype_choices({DType::f32, DType::bf16, DType::f16}),
              "Type of weights and activations, f32 (default) or bf16; of logits, default: f32 and bf16");
   add_threads(command, options.threads);

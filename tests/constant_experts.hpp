@@ -15,7 +15,7 @@ using namespace switchyard;
 // Expert e gives the constant e + 1 in every feature, whatever it reads: a row that is dropped, doubled or weighted by
 // another slot's weight changes the sum, which is exact.
 inline Layer constant_layer(std::int32_t experts, std::int64_t hidden, std::int64_t ffn, int threads,
-                            Format format = Format::f32) {
+                            Format format = Format::f32, std::int32_t identity_experts = 0) {
   const std::vector<float> zeros(static_cast<std::size_t>(hidden * ffn));
   std::vector<float> constant(static_cast<std::size_t>(hidden));
   LayerWeights weights;
@@ -23,6 +23,7 @@ inline Layer constant_layer(std::int32_t experts, std::int64_t hidden, std::int6
   weights.hidden = hidden;
   weights.ffn = ffn;
   weights.function = kReluSquared;
+  weights.identity_experts = identity_experts;
   weights.expert = [&](std::int32_t e) {
     std::fill(constant.begin(), constant.end(), static_cast<float>(e + 1));
     ExpertTensors tensors{{}, {zeros.data(), DType::f32, hidden, 1}, {zeros.data(), DType::f32, ffn, 1}};

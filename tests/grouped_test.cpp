@@ -70,6 +70,24 @@ TEST(Grouped, BitsDoNotDependOnCachesOrThreads) {
   }
 }
 
+TEST(Grouped, ThreadsOfACoreShareItsCaches) {
+  Caches caches;
+  caches.cores = 4;
+  caches.hardware_threads = 8;
+  caches.l2_bytes = std::size_t{1} << 20;
+  caches.l3_bytes = std::size_t{16} << 20;
+  caches.l3_cores = 4;
+  EXPECT_EQ(tile_bytes(caches, 1), 2 << 20);
+  EXPECT_EQ(tile_bytes(caches, 4), 2 << 20);
+  EXPECT_EQ(tile_bytes(caches, 5), 1 << 20);
+  EXPECT_EQ(tile_bytes(caches, 8), 1 << 20);
+  caches.l3_bytes = 0;  // none
+  EXPECT_EQ(tile_bytes(caches, 4), 512 << 10);
+  EXPECT_EQ(tile_bytes(caches, 8), 256 << 10);
+  caches.hardware_threads = 4;  // more threads than processors: they take turns
+  EXPECT_EQ(tile_bytes(caches, 8), 512 << 10);
+}
+
 TEST(Caches, AreThoseOfAProcessor) {
   const Caches& caches = processor_caches();
   EXPECT_GE(caches.cores, 1);

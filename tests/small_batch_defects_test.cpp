@@ -52,8 +52,8 @@ TEST(SmallBatchDefects, ThePathFollowsFromTheMostRowsOfAnExpert) {
 TEST(SmallBatchDefects, EveryShapeWritesEveryElement) {
   std::mt19937 random(7);
   for (std::int64_t size = 1; size <= 70; ++size) {
-    for (const Format format : {Format::f32, Format::bf16}) {
-      const Layer layer = constant_layer(3, size, 71 - size, 2, format);
+    for (std::int32_t format = 0; format < kFormats; ++format) {
+      const Layer layer = constant_layer(3, size, 71 - size, 2, static_cast<Format>(format));
       Given given = random_given(4, 2, 3, random);
       const Rows x(DType::f32, random_table(4, size, 1.0, random));
       const Rows y = forward(layer, x, given.view());
@@ -381,7 +381,9 @@ TEST(SmallBatchDefects, EveryParameterChangesTheOutput) {
   EXPECT_NE(with([](Extras& e, RouterOptions&) { e.shared_function = kReluSquared; }), expected);
   EXPECT_NE(with([](Extras& e, RouterOptions&) { e.shared_scale = 1; }), expected);
   EXPECT_NE(with([](Extras& e, RouterOptions&) { e.weight_on_input = true; }), expected);
+  EXPECT_NE(with([](Extras& e, RouterOptions&) { e.output_bias = true; }), expected);
   EXPECT_NE(with([](Extras&, RouterOptions& r) { r.topk = 2; }), expected);
+  EXPECT_NE(with([](Extras&, RouterOptions& r) { r.groups = 5, r.kept_groups = 2; }), expected);
   EXPECT_NE(with([](Extras&, RouterOptions& r) { r.scale = 2.5F; }), expected);
   EXPECT_NE(with([](Extras&, RouterOptions& r) { r.score = Score::softmax; }), expected);
   EXPECT_NE(with([](Extras&, RouterOptions& r) { r.normalize = Normalize::sum; }), expected);

@@ -142,38 +142,74 @@ TEST(SmallBatchMemory, ScratchHoldsEveryRowCountAndDepth) {
 }
 
 // #2853: tokens · hidden and what follows from it are computed in 64 bits.
-TEST(SmallBatchMemory, OutputsOfMoreThanTwoToTheThirtyOneElementsAreWritten) {
+TEST(SmallBatchMemory, RowsBeyondTwoToTheThirtyOneElementsAreReadAndWritten) {
   constexpr std::int64_t kWide = 4096;
   constexpr std::int64_t kPeriod = 1024;  // tokens that share memory in y, so that it takes 8 MiB
   constexpr std::int64_t kMany = (std::int64_t{1} << 31) / kWide + 2 * kPeriod;
   constexpr auto kBytes = static_cast<std::size_t>(kMany * kWide * 2);
+  constexpr auto kPart = static_cast<std::size_t>(kPeriod * kWide * 2);
   void* x = mmap(nullptr, kBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   void* y = mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (x == MAP_FAILED || y == MAP_FAILED) GTEST_SKIP() << "not enough address space";
-  constexpr auto kPart = static_cast<std::size_t>(kPeriod * kWide * 2);
   const int file = memfd_create("y", MFD_CLOEXEC);
   ASSERT_EQ(ftruncate(file, static_cast<off_t>(kPart)), 0);
   for (std::size_t at = 0; at < kBytes; at += kPart) {
     ASSERT_NE(mmap(static_cast<std::byte*>(y) + at, kPart, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0),
               MAP_FAILED);
   }
-  const Layer layer = constant_layer(2, kWide, 1, 1);
+  // All but the last tokens are off and their x is 0: only the last read x, and one thread writes them last to what the
+  // tokens share.
+  ASSERT_EQ(mprotect(static_cast<std::byte*>(x) + kBytes - kPart, kPart, PROT_READ | PROT_WRITE), 0);
+  auto* last = static_cast<std::uint16_t*>(x) + (kMany - kPeriod) * kWide;
+  for (std::int64_t i = 0; i < kPeriod * kWide; ++i) last[i] = static_cast<std::uint16_t>(0x3f80 + i % 97);
+  const Layer layer = constant_layer(2, kWide, 1, 1, Format::f32, 1);
   Given given{kMany, 1, std::vector<std::int32_t>(kMany, -1), std::vector<float>(kMany, 0.5F)};
-  // All but the last tokens are off: only those read x, and one thread writes them last to what the tokens share.
-  for (std::int64_t t = kMany - kPeriod; t < kMany; ++t) given.expert[static_cast<std::size_t>(t)] = t % 2 == 0 ? 0 : 1;
+  for (std::int64_t t = kMany - kPeriod; t < kMany; ++t) {
+    given.expert[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t % 3);
+  }
   std::memset(y, 0xff, kPart);
   layer.forward({x, DType::bf16, kMany, kWide}, given.view(), {y, DType::bf16, kMany, kWide},
                 Workspace(layer.workspace_bytes(kMany, 1)));
   const auto* written = static_cast<const std::uint16_t*>(y);
   std::int64_t wrong = 0;
-  for (std::int64_t t = 0; t < kPeriod; ++t) {
-    const std::uint16_t expected = t % 2 == 0 ? 0x3f00 : 0x3f80;  // 0.5 and 1
-    for (std::int64_t h = 0; h < kWide; ++h) wrong += written[t * kWide + h] != expected ? 1 : 0;
+  for (std::int64_t i = 0; i < kPeriod * kWide; ++i) {
+    const std::int32_t expert = given.expert[static_cast<std::size_t>(kMany - kPeriod + i / kWide)];
+    const int half_of_x = last[i] - 0x80;
+    wrong += written[i] != (expert == 0 ? 0x3f00 : expert == 1 ? 0x3f80 : half_of_x) ? 1 : 0;  // 0.5, 1 and x / 2
   }
   EXPECT_EQ(wrong, 0);
   close(file);
   munmap(x, kBytes);
   munmap(y, kBytes);
+}
+
+// #2853, the router's rows, too.
+TEST(SmallBatchMemory, RowsFarApartAreThoseSideBySide) {
+  constexpr std::int64_t kApart = std::int64_t{1} << 30;  // elements
+  const LayerCase shape = kTestCases[0];
+  constexpr std::int64_t kTokens = 5;
+  constexpr auto kBytes = static_cast<std::size_t>(kTokens * kApart * 2);
+  std::byte* part[2];
+  for (std::byte*& each : part) {
+    void* at = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) GTEST_SKIP() << "not enough address space";
+    each = static_cast<std::byte*>(at);
+  }
+  std::mt19937 random(8);
+  const Rows x(DType::bf16, random_table(kTokens, shape.hidden, 1.0, random));
+  const auto row_bytes = static_cast<std::size_t>(shape.hidden * 2);
+  const auto from = [=](std::byte* rows, std::int64_t t) { return rows + t * kApart * 2; };
+  for (std::int64_t t = 0; t < kTokens; ++t) std::memcpy(from(part[0], t), x.view(t, 1).data, row_bytes);
+  const Layer layer = Weights(shape, Shared::plain, 34).layer({.topk = shape.topk}, {});
+  const Rows expected = forward(layer, x, DType::bf16);
+  ConstMatrix in(part[0], DType::bf16, kTokens, shape.hidden);
+  Matrix out(part[1], DType::bf16, kTokens, shape.hidden);
+  in.stride = out.stride = kApart;
+  layer.forward(in, out, Workspace(layer.workspace_bytes(kTokens)));
+  for (std::int64_t t = 0; t < kTokens; ++t) {
+    EXPECT_EQ(std::memcmp(from(part[1], t), expected.view(t, 1).data, row_bytes), 0) << "token " << t;
+  }
+  for (std::byte* each : part) munmap(each, kBytes);
 }
 
 // #2564, #4080, #3614: one function sizes and carves, for every function and type.

@@ -2,10 +2,14 @@
 #include "switchyard/threads.hpp"
 
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
-#include <numeric>
+#include <filesystem>
+#include <fstream>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -70,8 +74,29 @@ TEST(Threads, ACallInsideOfACallFinishes) {
   EXPECT_EQ(runs, 16);
 }
 
-TEST(Threads, ParkedWorkersWakeUp) {
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // far beyond the spinning
+// All threads but the caller's own sleep: state S of proc(5).
+bool others_sleep() {
+  const std::string own = std::to_string(gettid());
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    if (task.path().filename() == own) {
+      continue;
+    }
+    std::ifstream file(task.path() / "stat");
+    const std::string stat(std::istreambuf_iterator<char>(file), {});
+    if (const std::size_t name_end = stat.rfind(") "); name_end == std::string::npos || stat[name_end + 2] != 'S') {
+      return false;
+    }
+  }
+  return true;
+}
+
+TEST(Threads, IdleWorkersParkAndWakeUp) {
+  parallel_for(Threads::pool(4), 64, [](std::int64_t, int) {});
+  const auto parked_until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!others_sleep() && std::chrono::steady_clock::now() < parked_until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_TRUE(others_sleep()) << "a worker without work runs";
   std::atomic<int> workers_seen{0};
   // The first items wait for a second worker: only a woken one ends this before the deadline.
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
@@ -83,6 +108,18 @@ TEST(Threads, ParkedWorkersWakeUp) {
   });
   EXPECT_EQ(workers_seen, 2);
   EXPECT_LT(std::chrono::steady_clock::now(), deadline) << "no second worker came";
+}
+
+TEST(Threads, TheDefaultIsWhatTheCallerMayUse) {
+  std::thread([] {
+    const int all = Threads().count();
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+    EXPECT_GE(all, 1);
+    EXPECT_EQ(Threads().count(), 1);
+  }).join();
 }
 
 TEST(Threads, CountsAndHostsAreChecked) {

@@ -1,9 +1,9 @@
 #include <hwloc.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 
+#include "cpu/processors.hpp"
 #include "switchyard/probe.hpp"
 
 namespace switchyard {
@@ -20,11 +20,8 @@ std::size_t ask_system(int name, std::size_t otherwise) {
 }
 
 Caches caches_without_hwloc() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int count = ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
   Caches caches;
-  caches.cores = std::max(count, 1);
+  caches.cores = usable_processors();
   caches.hardware_threads = caches.cores;
   caches.l1_bytes = ask_system(_SC_LEVEL1_DCACHE_SIZE, kL1Bytes);
   caches.l2_bytes = ask_system(_SC_LEVEL2_CACHE_SIZE, kL2Bytes);

@@ -1,7 +1,5 @@
 #include "switchyard/threads.hpp"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -10,6 +8,7 @@
 #include <mutex>
 #include <thread>
 
+#include "cpu/processors.hpp"
 #include "fail.hpp"
 
 namespace switchyard {
@@ -19,13 +18,6 @@ constexpr int kMaxThreads = 1024;
 // Long enough to bridge the steps of one forward (a few µs apart), short enough that an oversubscribed core loses no
 // time slice.
 constexpr int kSpins = 2000;
-
-int processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
-  return count > 0 ? count : 1;
-}
 
 void pause() { __builtin_ia32_pause(); }
 
@@ -163,7 +155,7 @@ void run_on_pool(void* /*host*/, int workers, Threads::Body body, void* data) {
 }  // namespace
 
 Threads Threads::pool(int count) {
-  const int wanted = count <= 0 ? processors() : count;
+  const int wanted = count <= 0 ? usable_processors() : count;
   if (wanted > kMaxThreads) {
     fail(Code::invalid_argument, "threads: found a count of {}, expected at most {}", count, kMaxThreads);
   }

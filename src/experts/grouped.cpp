@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "cpu/parallel_for.hpp"
-#include "switchyard/probe.hpp"
 
 namespace switchyard {
 namespace {
@@ -21,13 +20,6 @@ constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
 
 // However small the caches are: two tiles of 13 rows, so that a panel is read from memory for more than one.
 constexpr std::int64_t kFewestRows = 26;
-
-// Every panel passes all rows of its piece: they stay in half of a core's part of the last cache, or in half of its own.
-std::int64_t tile_bytes() {
-  const Caches& caches = processor_caches();
-  const std::size_t part = caches.l3_bytes / static_cast<std::size_t>(caches.l3_cores);
-  return static_cast<std::int64_t>(std::max(part, caches.l2_bytes) / 2);
-}
 
 // Rows of a piece, as f32, which is the most they take.
 std::int64_t row_limit(const GroupedMemory& memory, std::int64_t padded_depth) {
@@ -102,6 +94,12 @@ std::int64_t max_pieces(std::int64_t rows, std::int32_t count, int threads) {
 
 }  // namespace
 
+std::int64_t tile_bytes(const Caches& caches, int threads) {
+  const std::size_t part = caches.l3_bytes / static_cast<std::size_t>(caches.l3_cores);
+  const int sharing = threads > caches.cores ? std::max(caches.hardware_threads / caches.cores, 1) : 1;
+  return static_cast<std::int64_t>(std::max(part, caches.l2_bytes) / 2) / sharing;
+}
+
 std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows) {
   return gemm_scratch_bytes(math_of(weights.format()), std::min(rows, kMaxGemmRows), weights.padded_depth());
 }
@@ -109,7 +107,7 @@ std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows) {
 GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads,
                             int gemms) {
   GroupedMemory memory{};
-  memory.tile_bytes = tile_bytes();
+  memory.tile_bytes = tile_bytes(processor_caches(), threads);
   memory.scratch_bytes = (scratch + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
   memory.pieces = carver.take<Piece>(max_pieces(rows * gemms, count, threads));
   memory.scratch = carver.take<std::byte>(static_cast<std::int64_t>(memory.scratch_bytes) * threads);

@@ -7,6 +7,7 @@
 #include "cpu/kernels.hpp"
 #include "experts/packed.hpp"
 #include "layer/carve.hpp"
+#include "switchyard/probe.hpp"
 
 namespace switchyard {
 
@@ -36,11 +37,15 @@ struct Piece {
 };
 
 struct GroupedMemory {
-  std::int64_t tile_bytes;  // of rows that a piece may have: what a core keeps of them while it walks the panels
+  std::int64_t tile_bytes;  // of rows that a piece may have
   Piece* pieces;
   std::byte* scratch;  // [threads, scratch_bytes]
   std::size_t scratch_bytes;
 };
+
+// Every panel passes all rows of its piece: they stay in half of a core's part of the last cache, or in half of its own
+// second one. Hardware threads of a core share that, once there are more threads than cores.
+std::int64_t tile_bytes(const Caches& caches, int threads);
 
 // What a thread needs for up to `rows` rows times `weights`.
 std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows);

@@ -88,6 +88,12 @@ class Bench(CliTest):
             self.assertIn("16,16,4,2", text)
             self.assertIn("32,16,4,2", text)
 
+    def test_all_tokens(self):
+        for tokens in ("all", "3,all"):
+            result = json.loads(self.call("bench", "layer", "--config", "16,16,4,2", "--tokens", tokens, "--threads", 1,
+                                          "--json"))
+            self.assertEqual([row["tokens"] for row in result["rows"]], [1, 16, 64, 256, 1024])
+
     def test_tokens_that_are_none(self):
         for tokens in ("", "1,x", "0"):
             message = self.call("bench", "--tokens", tokens, code=INVALID_ARGUMENT)
