@@ -159,16 +159,19 @@ typedef void (*switchyard_run)(void* host, int workers, switchyard_body body, vo
 /* Who does the work; wherever a pointer to it is taken, NULL stands for all zero: the pool with all processors. */
 typedef struct switchyard_threads {
   uint32_t struct_size;
-  int32_t count;      /* 1..1024; without run, 0 or less: all processors that this process may use */
-  switchyard_run run; /* NULL: the caller's thread and workers of the one pool of this process */
+  int32_t count;      /* 1..1024; without run, 0 or less: all processors that the calling thread may use */
+  switchyard_run run; /* NULL: the caller's thread and workers of the one pool of this process, see below */
   void* host;         /* handed to run */
 } switchyard_threads;
 
-/* How many workers these threads are. SWITCHYARD_INVALID_ARGUMENT for a count out of range; SWITCHYARD_OUT_OF_MEMORY if
- * the pool cannot start them. */
+/* Workers of the pool are started by the first work that wants them and inherit the processors that this work's caller
+ * may use; without work they are parked. Where the system has no thread to give, the others do the work. */
+
+/* How many workers these threads are. SWITCHYARD_INVALID_ARGUMENT for a count out of range. */
 SWITCHYARD_API switchyard_status switchyard_threads_count(const switchyard_threads* threads, int32_t* count);
 
-/* Makes the calls that switchyard_run describes, on these threads. Errors: as switchyard_threads_count. */
+/* Makes the calls that switchyard_run describes, on these threads. Errors: as switchyard_threads_count;
+ * SWITCHYARD_OUT_OF_MEMORY if there is no room for the pool. */
 SWITCHYARD_API switchyard_status switchyard_threads_run(const switchyard_threads* threads, switchyard_body body,
                                                         void* data);
 
