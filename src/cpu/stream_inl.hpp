@@ -245,13 +245,10 @@ constexpr Stream make_stream() {
   }
 }
 
-template <Format kFormat, int kRows = stream_rows(kFormat)>
+template <Format kFormat>
 Stream find_stream(std::int64_t rows) {
-  if constexpr (kRows == 1) {
-    return make_stream<kFormat, 1>();
-  } else {
-    return rows == kRows ? make_stream<kFormat, kRows>() : find_stream<kFormat, kRows - 1>(rows);
-  }
+  return with_rows<stream_rows(kFormat)>(rows,
+                                         [](auto number) { return make_stream<kFormat, decltype(number)::value>(); });
 }
 
 // Null: the rows go by tiles, else they are one.

@@ -207,15 +207,26 @@ void tile_turns(const float* rows, const std::byte* panels, std::int64_t panel_b
   }
 }
 
+template <int kNumber>
+struct Number {
+  static constexpr int value = kNumber;
+};
+
+// make(Number<rows>()) for rows of 1 .. kMost.
+template <int kMost, class Make>
+inline auto with_rows(std::int64_t rows, const Make& make) {
+  if constexpr (kMost == 1) {
+    return make(Number<1>());
+  } else {
+    return rows == kMost ? make(Number<kMost>()) : with_rows<kMost - 1>(rows, make);
+  }
+}
+
 using Tile = void (*)(const float*, const std::byte*, float*, std::int64_t, bool, Prefetch);
 
-template <Math kMath, int kRows = V::kTileRows>
+template <Math kMath>
 inline Tile tile_of(std::int64_t rows) {
-  if constexpr (kRows == 1) {
-    return tile<1, kMath>;
-  } else {
-    return rows == kRows ? tile<kRows, kMath> : tile_of<kMath, kRows - 1>(rows);
-  }
+  return with_rows<V::kTileRows>(rows, [](auto number) -> Tile { return tile<decltype(number)::value, kMath>; });
 }
 
 inline Tile tile_of(Math math, std::int64_t rows) {
@@ -234,13 +245,10 @@ inline Tile tile_of(Math math, std::int64_t rows) {
 
 using TileTurns = void (*)(const float*, const std::byte*, std::int64_t, std::int64_t, std::int64_t, float*);
 
-template <Math kMath, int kRows = stream_rows(Format::f32)>
+template <Math kMath>
 inline TileTurns turns_of(std::int64_t rows) {
-  if constexpr (kRows == 1) {
-    return tile_turns<1, kMath>;
-  } else {
-    return rows == kRows ? tile_turns<kRows, kMath> : turns_of<kMath, kRows - 1>(rows);
-  }
+  return with_rows<stream_rows(Format::f32)>(
+      rows, [](auto number) -> TileTurns { return tile_turns<decltype(number)::value, kMath>; });
 }
 
 // Of weights that are not codes, for few rows.
