@@ -247,7 +247,7 @@ ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace
   check_matrices(parts, x, y);
   const std::int32_t topk = parts.router.options.topk;
   check_inputs(parts.router.options, inputs, x.rows, parts.router.experts);
-  check_workspace(workspace, workspace_bytes(x.rows), x, y);
+  check_workspace(workspace, workspace_bytes(x.rows), x, y, "y");
   check_inputs_outside(inputs, x.rows, topk, workspace);
 
   Carver carver(workspace.data());
@@ -256,6 +256,18 @@ ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace
   const Routing routing{x.rows, topk, memory.expert, memory.weight};
   run_router(parts.router, x, inputs, memory.router, memory.chunk.grouped, routing, kernels, parts.options.threads);
   return {routing, run_chunks(parts, x, routing, y, memory, kernels)};
+}
+
+void Layer::router_logits(ConstMatrix x, Matrix logits, const Workspace& workspace) const {
+  const Parts& parts = *parts_;
+  check_router(parts);
+  check_logits(parts, x, logits);
+  check_workspace(workspace, workspace_bytes(x.rows), x, logits, "logits");
+
+  Carver carver(workspace.data());
+  const ForwardMemory memory = carve_forward(carver, parts, x.rows, parts.router.options.topk, true);
+  run_router_logits(parts.router, x, logits, memory.router, memory.chunk.grouped, current_kernels(),
+                    parts.options.threads);
 }
 
 ForwardResult Layer::forward(ConstMatrix x, Routing routing, Matrix y, const Workspace& workspace) const {
