@@ -69,10 +69,10 @@ typedef struct switchyard_router_options {
   switchyard_chosen_score chosen;        /* but for none, only with SWITCHYARD_SCORE_LOGIT */
   float power;                           /* of SWITCHYARD_NORMALIZE_POWER_NORM, > 0; 0 stands for 1 */
   const float* expert_scale;             /* [E] or NULL */
-  float logit_scale;
-  float softcap;           /* 0: none */
-  const float* logit_bias; /* [E] or NULL */
-  float jitter;            /* of SWITCHYARD_SCORE_SPARSEMIXER; 0: 0.01; less than 0: none */
+  float logit_scale;                     /* 0 stands for 1, no scale can be 0 */
+  float softcap;                         /* 0: none */
+  const float* logit_bias;               /* [E] or NULL */
+  float jitter;                          /* of SWITCHYARD_SCORE_SPARSEMIXER; 0: 0.01; less than 0: none */
   switchyard_order order;
   int32_t round_logits; /* 1: l is rounded to bf16 before the soft cap */
   int32_t reserved;     /* 0 */
