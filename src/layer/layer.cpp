@@ -247,7 +247,7 @@ ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace
   check_matrices(parts, x, y);
   const std::int32_t topk = parts.router.options.topk;
   check_inputs(parts.router.options, inputs, x.rows, parts.router.experts);
-  check_workspace(workspace, workspace_bytes(x.rows), x, y, "y");
+  check_workspace(workspace, workspace_bytes(x.rows), x, y);
   check_inputs_outside(inputs, x.rows, topk, workspace);
 
   Carver carver(workspace.data());

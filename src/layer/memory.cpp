@@ -163,7 +163,7 @@ void check_workspace(const Workspace& workspace, std::size_t needed, const Const
 
 void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Routing& routing,
                      const Matrix& y) {
-  check_workspace(workspace, needed, x, y, "y");
+  check_workspace(workspace, needed, x, y);
   const auto slots = static_cast<std::size_t>(routing.tokens * routing.topk);
   const Bytes memory = bytes_of(workspace);
   if (overlap(memory, bytes_of(routing.expert, slots)) || overlap(memory, bytes_of(routing.weight, slots))) {

@@ -70,7 +70,7 @@ void check_matrices(const Layer::Parts& parts, const ConstMatrix& x, const Matri
 void check_logits(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& logits);
 void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routing& routing);
 void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Matrix& out,
-                     const char* out_name);
+                     const char* out_name = "y");
 void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Routing& routing,
                      const Matrix& y);
 

@@ -73,7 +73,8 @@ std::int64_t make_pieces(const RouteInputs& inputs, std::int64_t tokens, RoutePi
 }
 
 void check_logits(const ConstMatrix& logits) {
-  if (!is_float(logits.dtype) || logits.rows < 0 || logits.rows > kMaxTokens || logits.stride < logits.cols ||
+  const bool known = logits.dtype == DType::f32 || logits.dtype == DType::bf16 || logits.dtype == DType::f16;
+  if (!known || logits.rows < 0 || logits.rows > kMaxTokens || logits.stride < logits.cols ||
       logits.cols > kMaxExperts) {
     fail(Code::invalid_argument,
          "route: found logits [{}, {}] {} with stride {}, expected f32, bf16 or f16, 0..{} tokens, at most {} experts "
