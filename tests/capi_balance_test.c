@@ -137,6 +137,54 @@ void test_route_backward(void) {
   free(memory);
 }
 
+/* Powers of two, whose 16 bits of bf16 or of f16 are all in the exponent: 2^-(i % 3). */
+static void fill_powers(uint16_t* bits, int count, switchyard_dtype dtype) {
+  for (int i = 0; i < count; ++i) {
+    bits[i] = (uint16_t)(dtype == SWITCHYARD_DTYPE_BF16 ? (127 - i % 3) << 7 : (15 - i % 3) << 10);
+  }
+}
+
+/* Everything in 16 bits but the gradient of the weight. dx and dw are sums of powers of two, exact in either type. */
+static void check_narrow_router_backward(void) {
+  for (switchyard_dtype dtype = SWITCHYARD_DTYPE_BF16; dtype <= SWITCHYARD_DTYPE_F16; ++dtype) {
+    uint16_t x[kTokens * kHidden], w[kExperts * kHidden], d[kTokens * kExperts], dx[kTokens * kHidden];
+    float dw[kExperts][kHidden], db[kExperts];
+    fill_powers(x, kTokens * kHidden, dtype);
+    fill_powers(w, kExperts * kHidden, dtype);
+    fill_powers(d, kTokens * kExperts, dtype);
+    const switchyard_const_matrix x_view = {x, dtype, kTokens, kHidden, 0};
+    const switchyard_weight_view w_view = {.data = w, .dtype = dtype};
+    const switchyard_const_matrix d_view = {d, dtype, kTokens, kExperts, 0};
+    const switchyard_matrix dx_view = {dx, dtype, kTokens, kHidden, 0};
+    const switchyard_matrix dw_view = {dw, SWITCHYARD_DTYPE_F32, kExperts, kHidden, 0};
+    CHECK_OK(switchyard_router_backward(x_view, w_view, d_view, dx_view, dw_view, db, NULL));
+    for (int h = 0; h < kHidden; ++h) {
+      for (int t = 0; t < kTokens; ++t) {
+        double sum = 0;
+        for (int e = 0; e < kExperts; ++e) {
+          sum += ldexp(1, -((t * kExperts + e) % 3) - (e * kHidden + h) % 3);
+        }
+        const uint16_t bits = dx[t * kHidden + h];
+        const double value = dtype == SWITCHYARD_DTYPE_BF16 ? ldexp(128 + bits % 128, (bits >> 7) - 134)
+                                                            : ldexp(1024 + bits % 1024, (bits >> 10) - 25);
+        CHECK(value == sum);
+      }
+      for (int e = 0; e < kExperts; ++e) {
+        double sum = 0;
+        double bias = 0;
+        for (int t = 0; t < kTokens; ++t) {
+          sum += ldexp(1, -((t * kExperts + e) % 3) - (t * kHidden + h) % 3);
+          bias += ldexp(1, -((t * kExperts + e) % 3));
+        }
+        CHECK(dw[e][h] == sum && db[e] == bias);
+      }
+    }
+    const switchyard_matrix narrow = {x, dtype, kExperts, kHidden, 0};
+    CHECK_ERROR_START(switchyard_router_backward(x_view, w_view, d_view, dx_view, narrow, NULL, NULL),
+                      SWITCHYARD_INVALID_ARGUMENT, "router backward: found dweight [5, 3] ");
+  }
+}
+
 void test_router_backward(void) {
   float x[kTokens][kHidden], w[kExperts][kHidden], d[kTokens][kExperts];
   float dx[kTokens][kHidden], dw[kExperts][kHidden], db[kExperts];
@@ -169,6 +217,7 @@ void test_router_backward(void) {
     }
   }
   CHECK_OK(switchyard_router_backward(x_view, w_view, d_view, none, none, NULL, NULL));
+  check_narrow_router_backward();
   const switchyard_weight_view no_weight = {.data = NULL};
   CHECK_ERROR(switchyard_router_backward(x_view, no_weight, d_view, dx_view, none, NULL, NULL),
               SWITCHYARD_INVALID_ARGUMENT,

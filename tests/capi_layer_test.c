@@ -201,6 +201,39 @@ static void check_forward_routed(const switchyard_layer* layer, const small_laye
   free(workspace);
 }
 
+/* switchyard_route of the layer's own logits is the routing of its forward, bit for bit. */
+static void check_router_logits(const switchyard_layer* layer, const small_layer* from) {
+  float logits[kTokens][kExperts], y[kTokens * kHidden], weight[kTokens * kTopk];
+  int32_t expert[kTokens * kTopk];
+  const switchyard_matrix logits_out = {logits, SWITCHYARD_DTYPE_F32, kTokens, kExperts, 0};
+  const switchyard_const_matrix logits_in = {logits, SWITCHYARD_DTYPE_F32, kTokens, kExperts, 0};
+  size_t bytes = 0;
+  size_t route_bytes = 0;
+  CHECK_OK(switchyard_layer_workspace_bytes(layer, kTokens, &bytes));
+  CHECK_OK(switchyard_route_workspace_bytes(kTokens, kExperts, 1, NULL, &route_bytes));
+  void* workspace = new_workspace(bytes);
+  void* route_workspace = new_workspace(route_bytes);
+  CHECK_OK(switchyard_layer_router_logits(layer, x_of(from), logits_out, workspace, bytes));
+  for (int t = 0; t < kTokens; ++t) {
+    double expected[kExperts];
+    for (int e = 0; e < kExperts; ++e) {
+      expected[e] = dot(from->router + e * kHidden, from->x + t * kHidden, kHidden);
+    }
+    CHECK(near(logits[t], expected, kExperts, 1e-5));
+  }
+  switchyard_router_options options = {.struct_size = sizeof options};
+  CHECK_OK(switchyard_layer_router(layer, &options));
+  const switchyard_route_outputs outputs = {.struct_size = sizeof outputs,
+                                            .expert = {expert, SWITCHYARD_DTYPE_I32},
+                                            .weight = {weight, SWITCHYARD_DTYPE_F32}};
+  CHECK_OK(switchyard_route(logits_in, &options, NULL, &outputs, route_workspace, route_bytes, NULL));
+  switchyard_forward_result result = {.struct_size = sizeof result};
+  CHECK_OK(switchyard_layer_forward(layer, x_of(from), y_of(y), workspace, bytes, NULL, &result));
+  CHECK(memcmp(result.expert, expert, sizeof expert) == 0 && memcmp(result.weight, weight, sizeof weight) == 0);
+  free(workspace);
+  free(route_workspace);
+}
+
 /* Padding and replay reach the router of a layer. */
 static void check_inputs(const switchyard_layer* layer, const small_layer* from) {
   const uint8_t valid[kTokens] = {1, 0, 1, 1, 1, 1, 1, 1, 1};
@@ -297,6 +330,7 @@ void test_layer(void) {
   check_forward(layer, from, 1e-5);
   check_forward_routed(layer, from);
   CHECK(runs > 0);
+  check_router_logits(layer, from);
   check_inputs(layer, from);
   check_no_tokens(layer);
   switchyard_layer_destroy(layer);
@@ -390,6 +424,10 @@ static void check_no_router(small_layer* from) {
   float y[kTokens * kHidden];
   CHECK_ERROR(switchyard_layer_forward(layer, x_of(from), y_of(y), NULL, 0, NULL, NULL), SWITCHYARD_INVALID_ARGUMENT,
               message);
+  float logits[kTokens * kExperts];
+  const switchyard_matrix logits_out = {logits, SWITCHYARD_DTYPE_F32, kTokens, kExperts, 0};
+  CHECK_ERROR(switchyard_layer_router_logits(layer, x_of(from), logits_out, NULL, 0), SWITCHYARD_INVALID_ARGUMENT,
+              message);
   check_forward_routed(layer, from);
   switchyard_layer_destroy(layer);
 }
@@ -419,6 +457,18 @@ static void check_forward_errors(const switchyard_layer* layer, const small_laye
               SWITCHYARD_INVALID_ARGUMENT, "layer_forward: y has dtype 77, expected 0..15");
   CHECK_ERROR(switchyard_layer_forward(NULL, x_of(from), y_of(y), workspace, bytes, NULL, NULL),
               SWITCHYARD_INVALID_ARGUMENT, "layer_forward: layer is NULL, expected an address");
+  float few[kTokens * kExperts];
+  switchyard_matrix logits = {few, SWITCHYARD_DTYPE_F32, kTokens, kExperts, 0};
+  CHECK_ERROR(switchyard_layer_router_logits(NULL, x_of(from), logits, workspace, bytes), SWITCHYARD_INVALID_ARGUMENT,
+              "layer_router_logits: layer is NULL, expected an address");
+  CHECK_ERROR_START(switchyard_layer_router_logits(layer, x_of(from), logits, workspace, 0),
+                    SWITCHYARD_INVALID_ARGUMENT, "layer: found a workspace of 0 bytes, expected at least ");
+  logits.dtype = SWITCHYARD_DTYPE_BF16;
+  CHECK_ERROR(switchyard_layer_router_logits(layer, x_of(from), logits, workspace, bytes), SWITCHYARD_INVALID_ARGUMENT,
+              "layer: logits is bf16, expected f32");
+  logits.dtype = 16;
+  CHECK_ERROR(switchyard_layer_router_logits(layer, x_of(from), logits, workspace, bytes), SWITCHYARD_INVALID_ARGUMENT,
+              "layer_router_logits: logits has dtype 16, expected 0..15");
   int32_t expert[kTokens] = {0, 1, 2, 3, 4, 5, -1, -1, -1};
   float weight[kTokens] = {0};
   CHECK_ERROR_START(

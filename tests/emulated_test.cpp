@@ -2,6 +2,8 @@
 // machine. What only the hardware can show is in isa_test.
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "emulated_kernels.hpp"
 #include "kernel_runs.hpp"
 #include "layer_variants.hpp"
@@ -137,12 +139,12 @@ TEST_P(Emulated, AccumulateGivesTheBitsOfPlain) {
     for (const std::int64_t cols : {1, 16, 33, 128}) {
       for (const std::int64_t depth : {0, 1, 17, 64, 150}) {
         for (const bool transposed : {false, true}) {
-          for (const auto& [b_type, out_type] :
-               {std::pair{DType::f32, DType::bf16}, std::pair{DType::bf16, DType::f32},
-                std::pair{DType::f16, DType::f32}, std::pair{DType::f32, DType::f16}}) {
-            EXPECT_EQ(kernel_runs::accumulate(*GetParam(), rows, cols, depth, transposed, b_type, out_type),
-                      kernel_runs::accumulate(kKernelsPlain, rows, cols, depth, transposed, b_type, out_type))
-                << rows << " " << cols << " " << depth << " " << transposed << " " << dtype_name(b_type);
+          for (const auto& [a_type, b_type, out_type] :
+               {std::tuple{DType::f32, DType::f32, DType::bf16}, std::tuple{DType::bf16, DType::bf16, DType::f32},
+                std::tuple{DType::f16, DType::f16, DType::f32}, std::tuple{DType::bf16, DType::f32, DType::f16}}) {
+            EXPECT_EQ(kernel_runs::accumulate(*GetParam(), rows, cols, depth, transposed, a_type, b_type, out_type),
+                      kernel_runs::accumulate(kKernelsPlain, rows, cols, depth, transposed, a_type, b_type, out_type))
+                << rows << " " << cols << " " << depth << " " << transposed << " " << dtype_name(a_type);
           }
         }
       }

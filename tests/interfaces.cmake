@@ -9,10 +9,12 @@ switchyard_warnings(capi_test)
 add_test(NAME capi_test
   COMMAND capi_test ${CMAKE_CURRENT_SOURCE_DIR}/golden ${CMAKE_CURRENT_BINARY_DIR})
 
-add_executable(balance_example ${PROJECT_SOURCE_DIR}/examples/balance.cpp)
-target_link_libraries(balance_example PRIVATE switchyard)
-switchyard_warnings(balance_example)
-add_test(NAME balance_example COMMAND balance_example)
+foreach(name IN ITEMS balance train_router)
+  add_executable(${name}_example ${PROJECT_SOURCE_DIR}/examples/${name}.cpp)
+  target_link_libraries(${name}_example PRIVATE switchyard)
+  switchyard_warnings(${name}_example)
+  add_test(NAME ${name}_example COMMAND ${name}_example)
+endforeach()
 
 add_test(NAME headers_test COMMAND ${CMAKE_COMMAND}
   -DINCLUDE=${PROJECT_SOURCE_DIR}/include -DWORK=${CMAKE_CURRENT_BINARY_DIR}/headers
@@ -29,4 +31,4 @@ add_test(NAME symbols_test COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/symbols_test.sh $
   "$<FILTER:$<TARGET_OBJECTS:switchyard>,INCLUDE,/kernels_>" COMMAND_EXPAND_LISTS)
 set_tests_properties(symbols_test PROPERTIES SKIP_RETURN_CODE 77)
 
-set_tests_properties(capi_test balance_example headers_test install_test PROPERTIES TIMEOUT 600)
+set_tests_properties(capi_test balance_example train_router_example headers_test install_test PROPERTIES TIMEOUT 600)

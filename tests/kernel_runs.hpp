@@ -186,22 +186,29 @@ inline std::vector<std::uint32_t> combine(const Kernels& kernels, std::int64_t h
   return out;
 }
 
-// [rows,depth] · [depth,cols], the first as it is or transposed in memory, the second's values from 16 bits of anything
-// unless it is f32. bf16 and f16 results as they are, f32 ones as their bits.
-inline std::vector<std::uint32_t> accumulate(const Kernels& kernels, std::int64_t rows, std::int64_t cols,
-                                             std::int64_t depth, bool transposed, DType b_type, DType out_type) {
-  const std::vector<float> a = normal_values(static_cast<std::size_t>(rows * depth), 1);
-  std::vector<float> b = normal_values(static_cast<std::size_t>(depth * cols), 2);
-  if (b_type != DType::f32) {
-    std::mt19937 random(3);
-    for (float& value : b) {
-      const std::uint32_t pair = static_cast<std::uint32_t>(random()) & 0xbbffbbffU;  // no large exponents
+// Numbers of anything but large exponents, in 16 bits; or normal ones in f32.
+inline std::vector<float> matrix_values(std::int64_t count, DType dtype, unsigned seed) {
+  std::vector<float> values = normal_values(static_cast<std::size_t>(count), seed);
+  if (dtype != DType::f32) {
+    std::mt19937 random(seed);
+    for (float& value : values) {
+      const std::uint32_t pair = static_cast<std::uint32_t>(random()) & 0xbbffbbffU;
       std::memcpy(&value, &pair, sizeof pair);
     }
   }
+  return values;
+}
+
+// [rows,depth] · [depth,cols], the first as it is or transposed in memory. bf16 and f16 results as they are, f32 ones as
+// their bits.
+inline std::vector<std::uint32_t> accumulate(const Kernels& kernels, std::int64_t rows, std::int64_t cols,
+                                             std::int64_t depth, bool transposed, DType a_type, DType b_type,
+                                             DType out_type) {
+  const std::vector<float> a = matrix_values(rows * depth, a_type, 1);
+  const std::vector<float> b = matrix_values(depth * cols, b_type, 2);
   std::vector<std::uint32_t> out(static_cast<std::size_t>(rows * cols));
-  kernels.accumulate({a.data(), transposed ? 1 : depth, transposed ? rows : 1, b.data(), b_type, cols, rows, cols,
-                      depth, out.data(), out_type, cols});
+  kernels.accumulate({a.data(), a_type, transposed ? 1 : depth, transposed ? rows : 1, b.data(), b_type, cols, rows,
+                      cols, depth, out.data(), out_type, cols});
   return out;
 }
 

@@ -1,4 +1,4 @@
-// The backward of the router's GEMM against double precision and, bit for bit, against plain chains of fused
+// The backward of the router's GEMM against double precision, finite differences and, bit for bit, plain chains of fused
 // multiply-adds.
 #include <gtest/gtest.h>
 
@@ -11,10 +11,12 @@
 #include <string>
 #include <vector>
 
-#include "made_layer.hpp"
+#include "elements.hpp"
+#include "reference.hpp"
 #include "switchyard/cpu.hpp"
 #include "switchyard/error.hpp"
 #include "switchyard/route.hpp"
+#include "tolerances.hpp"
 
 namespace {
 
@@ -22,15 +24,7 @@ using namespace switchyard;
 
 constexpr auto kPoison = std::byte{0xcd};
 
-std::uint16_t f16_bits(double value) {
-  if (value == 0) {
-    return 0;
-  }
-  int exponent = 0;
-  const double fraction = std::frexp(std::abs(value), &exponent);
-  const auto bits = (exponent + 14) * 1024 + static_cast<int>(std::ldexp(fraction, 11)) - 1024;
-  return static_cast<std::uint16_t>(bits | (value < 0 ? 0x8000 : 0));
-}
+constexpr DType kFloats[] = {DType::f32, DType::bf16, DType::f16};
 
 // Rows in memory of exactly the size that they need, `gap` elements between them.
 struct Buffer {
@@ -57,24 +51,11 @@ struct Buffer {
     return bytes.data() + static_cast<std::size_t>(row * stride + col) * dtype_bytes(dtype);
   }
   void put(std::int64_t row, std::int64_t col, double value) {
-    if (dtype == DType::f32) {
-      const auto narrow = static_cast<float>(value);
-      std::memcpy(at(row, col), &narrow, sizeof narrow);
-    } else {
-      const std::uint16_t bits = dtype == DType::bf16 ? made::bf16_bits(value) : f16_bits(value);
-      std::memcpy(at(row, col), &bits, sizeof bits);
-    }
+    const elements::Elements one = elements::of<double>(dtype, {value});
+    std::memcpy(at(row, col), one.bytes.data(), one.bytes.size());
   }
-  // f32 or bf16.
   float value(std::int64_t row, std::int64_t col) {
-    float wide = 0;
-    if (dtype == DType::f32) {
-      std::memcpy(&wide, at(row, col), sizeof wide);
-      return wide;
-    }
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, at(row, col), sizeof bits);
-    return static_cast<float>(made::bf16_value(bits));
+    return static_cast<float>(elements::value_at({at(row, col), dtype}, 0));
   }
   bool gaps_are_untouched() {
     for (std::int64_t r = 0; r + 1 < rows; ++r) {
@@ -104,12 +85,13 @@ struct Case {
   DType weight_type = DType::f32;
   DType dx_type = DType::f32;
   std::int64_t gap = 0;
+  DType dlogits_type = DType::f32;
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << "tokens " << c.tokens << " experts " << c.experts << " hidden " << c.hidden << " x "
              << dtype_name(c.x_type) << " weight " << dtype_name(c.weight_type) << " dx " << dtype_name(c.dx_type)
-             << " gap " << c.gap;
+             << " gap " << c.gap << " dlogits " << dtype_name(c.dlogits_type);
 }
 
 // Numbers that f32, bf16 and f16 hold exactly.
@@ -133,7 +115,7 @@ struct Inputs {
     weight = coarse_table(c.experts, c.hidden, random);
     std::normal_distribution<float> normal(0, 1);
     for (double& value : dlogits.value) {
-      value = normal(random);
+      value = elements::value_at(elements::of<float>(c.dlogits_type, {normal(random)}).view(), 0);
     }
   }
 };
@@ -157,7 +139,7 @@ Gradients run(const Inputs& in, int threads) {
   const Case& c = in.shape;
   const Buffer x(c.x_type, in.x, c.gap);
   const Buffer weight(c.weight_type, in.weight, c.gap);
-  const Buffer dlogits(DType::f32, in.dlogits, c.gap);
+  const Buffer dlogits(c.dlogits_type, in.dlogits, c.gap);
   Gradients out(c);
   router_backward(x.view(), {weight.bytes.data(), c.weight_type, weight.stride, 1}, dlogits.view(), out.dx.out(),
                   out.dweight.out(), out.dbias.data(), Threads::pool(threads));
@@ -174,7 +156,7 @@ struct Sum {
 };
 
 void expect_sum(const Sum& sum, float found, DType dtype, double scale, const std::string& where) {
-  const float expected = dtype == DType::f32 ? sum.chain : static_cast<float>(made::round_bf16(sum.chain));
+  const auto expected = static_cast<float>(elements::value_at(elements::of<float>(dtype, {sum.chain}).view(), 0));
   ASSERT_EQ(std::bit_cast<std::uint32_t>(found), std::bit_cast<std::uint32_t>(expected)) << where;
   const double tolerance = dtype == DType::f32 ? kF32Tolerance : kBf16OutputTolerance;
   ASSERT_NEAR(found, sum.exact, tolerance * scale) << where;
@@ -229,22 +211,116 @@ TEST(RouterBackward, IsTheChainOfFusedMultiplyAddsForEverySize) {
 
 TEST(RouterBackward, TakesEveryTypeAndAnyStride) {
   unsigned seed = 100;
-  for (const DType x_type : {DType::f32, DType::bf16}) {
-    for (const DType weight_type : {DType::f32, DType::bf16, DType::f16}) {
-      for (const DType dx_type : {DType::f32, DType::bf16}) {
-        for (const std::int64_t gap : {0, 3, 64}) {
-          const Case c{17, 5, 33, x_type, weight_type, dx_type, gap};
-          ASSERT_NO_FATAL_FAILURE(check(c, ++seed)) << c;
+  for (const DType dlogits_type : kFloats) {
+    for (const DType x_type : kFloats) {
+      for (const DType weight_type : kFloats) {
+        for (const DType dx_type : kFloats) {
+          for (const std::int64_t gap : {0, 3, 64}) {
+            const Case c{17, 5, 33, x_type, weight_type, dx_type, gap, dlogits_type};
+            ASSERT_NO_FATAL_FAILURE(check(c, ++seed)) << c;
+          }
+        }
+      }
+    }
+    // Several pieces of rows and columns, several blocks of the depth, all with a rest.
+    const Case large{150, 131, 300, DType::f16, DType::bf16, DType::f16, 1, dlogits_type};
+    ASSERT_NO_FATAL_FAILURE(check(large, ++seed)) << large;
+  }
+}
+
+// What the gradients are of: the loss Σ dlogits · (x · weightᵀ + bias).
+double loss(const Inputs& in, const reference::Vector& bias) {
+  double sum = 0;
+  for (std::int64_t t = 0; t < in.shape.tokens; ++t) {
+    for (std::int32_t e = 0; e < in.shape.experts; ++e) {
+      double logit = bias[static_cast<std::size_t>(e)];
+      for (std::int64_t h = 0; h < in.shape.hidden; ++h) {
+        logit += in.x.at(t, h) * in.weight.at(e, h);
+      }
+      sum += in.dlogits.at(t, e) * logit;
+    }
+  }
+  return sum;
+}
+
+// By central differences; the loss is linear in each number, so any step will do.
+template <class Loss>
+double slope(double& number, Loss&& at) {
+  const double before = number;
+  number = before + 0.5;
+  const double above = at();
+  number = before - 0.5;
+  const double below = at();
+  number = before;
+  return above - below;
+}
+
+void check_slopes(const Case& c, unsigned seed) {
+  Inputs in(c, seed);
+  reference::Vector bias(static_cast<std::size_t>(c.experts));
+  Gradients found = run(in, 2);
+  const auto at = [&] { return loss(in, bias); };
+  const double dx_tolerance = c.dx_type == DType::f32 ? kF32Tolerance : kBf16OutputTolerance;
+  for (std::int64_t h = 0; h < c.hidden; ++h) {
+    for (std::int64_t t = 0; t < c.tokens; ++t) {
+      const double expected = slope(in.x.at(t, h), at);
+      ASSERT_NEAR(found.dx.value(t, h), expected, dx_tolerance * std::max(1.0, std::abs(expected))) << t << " " << h;
+    }
+    for (std::int32_t e = 0; e < c.experts; ++e) {
+      ASSERT_NEAR(found.dweight.value(e, h), slope(in.weight.at(e, h), at), kF32Tolerance * 10) << e << " " << h;
+    }
+  }
+  for (std::size_t e = 0; e < bias.size(); ++e) {
+    ASSERT_NEAR(found.dbias[e], slope(bias[e], at), kF32Tolerance * 10) << e;
+  }
+}
+
+TEST(RouterBackward, IsTheSlopeOfTheLossForEveryType) {
+  unsigned seed = 500;
+  for (const DType dlogits_type : kFloats) {
+    for (const DType x_type : kFloats) {
+      for (const DType weight_type : kFloats) {
+        for (const DType dx_type : kFloats) {
+          const Case c{7, 5, 9, x_type, weight_type, dx_type, 2, dlogits_type};
+          ASSERT_NO_FATAL_FAILURE(check_slopes(c, ++seed)) << c;
         }
       }
     }
   }
 }
 
+// The smallest numbers of 16 bits are denormal there, in bf16 also as f32.
+TEST(RouterBackward, WidensTheSmallestNumbersExactly) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    const std::vector<std::uint16_t> smallest(17, 1);
+    const float value = dtype == DType::bf16 ? 0x1p-133F : 0x1p-24F;
+    const std::vector<float> ones(33 * 17, 1.0F);
+    std::vector<float> dx(33);
+    std::vector<float> dweight(17 * 33);
+    std::vector<float> dbias(17);
+    const ConstMatrix x(ones.data(), 1, 33);
+    router_backward(x, {ones.data(), DType::f32, 33, 1}, {smallest.data(), dtype, 1, 17}, {dx.data(), 1, 33},
+                    {dweight.data(), 17, 33}, dbias.data());
+    EXPECT_EQ(dx, std::vector<float>(33, 17 * value)) << dtype_name(dtype);
+    EXPECT_EQ(dweight, std::vector<float>(17 * 33, value)) << dtype_name(dtype);
+    EXPECT_EQ(dbias, std::vector<float>(17, value)) << dtype_name(dtype);
+  }
+}
+
+TEST(RouterBackward, WhatF16CannotHoldIsInfinite) {
+  Inputs in({2, 5, 33, DType::f32, DType::f32, DType::f16, 0, DType::bf16}, 12);
+  std::fill(in.weight.value.begin(), in.weight.value.end(), 16384.0);
+  std::fill(in.dlogits.value.begin(), in.dlogits.value.end(), 1.0);
+  in.dlogits.at(1, 0) = in.dlogits.at(1, 1) = 0;
+  Gradients found = run(in, 1);
+  EXPECT_EQ(found.dx.value(0, 32), std::numeric_limits<float>::infinity());
+  EXPECT_EQ(found.dx.value(1, 32), 49152.0F);
+}
+
 TEST(RouterBackward, ThreadsAndInstructionSetsGiveTheSameBits) {
   const Isa before = current_isa();
-  for (const DType dx_type : {DType::f32, DType::bf16}) {
-    const Inputs in({150, 131, 300, DType::bf16, DType::f16, dx_type, 1}, 7);
+  for (const DType dtype : kFloats) {
+    const Inputs in({150, 131, 300, DType::bf16, DType::f16, dtype, 1, dtype}, 7);
     const Gradients first = run(in, 1);
     for (const Isa isa : available_isas()) {
       set_isa(isa);
@@ -343,30 +419,30 @@ class RouterBackwardErrors : public testing::Test {
 };
 
 TEST_F(RouterBackwardErrors, WrongDlogits) {
-  dlogits.dtype = DType::bf16;
+  dlogits.dtype = DType::f64;
   expect(Code::invalid_argument,
-         "router backward: found dlogits [4, 5] bf16 with stride 5, expected f32, 0..1099511627776 tokens, 1..65536 "
-         "experts and a stride of at least the experts");
+         "router backward: found dlogits [4, 5] f64 with stride 5, expected f32, bf16 or f16, 0..1099511627776 tokens, "
+         "1..65536 experts and a stride of at least the experts");
   dlogits.dtype = DType::f32;
   dlogits.stride = 4;
   expect(Code::invalid_argument,
-         "router backward: found dlogits [4, 5] f32 with stride 4, expected f32, 0..1099511627776 tokens, 1..65536 "
-         "experts and a stride of at least the experts");
+         "router backward: found dlogits [4, 5] f32 with stride 4, expected f32, bf16 or f16, 0..1099511627776 tokens, "
+         "1..65536 experts and a stride of at least the experts");
   dlogits.stride = 5;
   dlogits.data = nullptr;
   expect(Code::invalid_argument, "router backward: dlogits has no data, expected memory for 4 tokens");
 }
 
 TEST_F(RouterBackwardErrors, WrongDx) {
-  dx.dtype = DType::f16;
+  dx.dtype = DType::i16;
   expect(Code::invalid_argument,
-         "router backward: found dx [4, 6] f16 with stride 6, expected 4 tokens, f32 or bf16 and a stride of at least "
-         "the hidden size");
+         "router backward: found dx [4, 6] i16 with stride 6, expected 4 tokens, f32, bf16 or f16 and a stride of at "
+         "least the hidden size");
   dx.dtype = DType::f32;
   dx.rows = 3;
   expect(Code::invalid_argument,
-         "router backward: found dx [3, 6] f32 with stride 6, expected 4 tokens, f32 or bf16 and a stride of at least "
-         "the hidden size");
+         "router backward: found dx [3, 6] f32 with stride 6, expected 4 tokens, f32, bf16 or f16 and a stride of at "
+         "least the hidden size");
   dx.rows = 4;
   dx.cols = 5;
   expect(Code::invalid_argument, "router backward: found a hidden size of 5 in dx, expected 6 as in x");
@@ -376,6 +452,9 @@ TEST_F(RouterBackwardErrors, WrongWeight) {
   weight.in_stride = 2;
   expect(Code::not_supported, "router backward: found a weight with in_stride 2, expected 1");
   weight.in_stride = 1;
+  weight.codes = Codes::i8;
+  expect(Code::not_supported, "router backward: found a weight of i8 codes, expected plain numbers");
+  weight.codes = Codes::plain;
   weight.dtype = DType::i8;
   expect(Code::invalid_argument, "router backward: found a weight with data in i8, expected data in f32, bf16 or f16");
   weight = {nullptr, DType::f32, 6, 1};
@@ -384,10 +463,10 @@ TEST_F(RouterBackwardErrors, WrongWeight) {
 }
 
 TEST_F(RouterBackwardErrors, WrongXAndDweight) {
-  x.dtype = DType::f16;
+  x.dtype = DType::u8;
   expect(Code::invalid_argument,
-         "router backward: found x [4, 6] f16 with stride 6, expected 4 tokens, f32 or bf16 and a stride of at least "
-         "the hidden size");
+         "router backward: found x [4, 6] u8 with stride 6, expected 4 tokens, f32, bf16 or f16 and a stride of at "
+         "least the hidden size");
   x.dtype = DType::f32;
   x.data = nullptr;
   expect(Code::invalid_argument, "router backward: x has no data, expected memory for 4 tokens");

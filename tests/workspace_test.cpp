@@ -130,6 +130,23 @@ TEST(Workspace, AForwardAllocatesNothing) {
   }
 }
 
+TEST(Workspace, RouterLogitsAllocateNothing) {
+  const LayerCase shape = kTestCases[0];
+  const Weights weights(shape, Shared::gated, 5);
+  const Layer layer = weights.layer({.topk = shape.topk}, {.threads = Threads::pool(3)});
+  std::mt19937 random(6);
+  const Rows x(DType::f32, random_table(200, shape.hidden, 1.0, random));
+  Rows logits(DType::f32, x.rows, shape.experts);
+  const Workspace workspace(layer.workspace_bytes(x.rows));
+  layer.router_logits(x.view(), logits.view(), workspace);
+  const std::int64_t counted = allocations;
+  for (const std::int64_t tokens : {200, 1, 0, 17}) {
+    layer.router_logits(x.view(0, tokens), logits.view(0, tokens), workspace);
+  }
+  EXPECT_EQ(allocations, counted);
+  EXPECT_GT(counted, 0) << "making layers allocates: the counter must have seen it";
+}
+
 TEST(Workspace, TooSmallOrUnalignedIsAnError) {
   const LayerCase shape = kTestCases[4];
   const Weights weights(shape, Shared::none, 7);

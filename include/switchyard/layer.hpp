@@ -92,6 +92,7 @@ class SWITCHYARD_API Layer {
   std::int32_t experts() const noexcept;
   std::int64_t hidden() const noexcept;
   std::int64_t ffn() const noexcept;
+  // What forward routes by: arrays are the layer's copies, and it lives as long as the layer. Defaults without a router.
   const RouterOptions& router() const noexcept;
   const LayerOptions& options() const noexcept;  // `router` is what it runs in
   std::size_t weight_bytes() const noexcept;     // packed, shared expert and router included
@@ -117,6 +118,14 @@ class SWITCHYARD_API Layer {
   // duplicates count twice. They must not lie in the workspace: what an earlier forward with it returned has to be
   // copied first.
   ForwardResult forward(ConstMatrix x, Routing routing, Matrix y, const Workspace& workspace) const;
+
+  // The logits [T,E + Z] f32, any stride, that forward routes x [T,H], f32 or bf16, by: what the router's GEMM gives,
+  // before the scale, bias, rounding and soft cap of RouterOptions, which `route` applies. So `route` of them with router()
+  // and the inputs of a forward gives the bits of its experts and weights, and all other outputs and gradients; `forward`
+  // with that routing gives the bits of its y. A workspace of workspace_bytes(T) serves this and both forwards. logits
+  // must not overlap x, neither may lie in the workspace. Allocates nothing. Throws invalid_argument before any work,
+  // also without a router.
+  void router_logits(ConstMatrix x, Matrix logits, const Workspace& workspace) const;
 
  private:
   std::unique_ptr<const Parts> parts_;

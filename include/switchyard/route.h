@@ -60,16 +60,16 @@ typedef struct switchyard_router_options {
   switchyard_score score;
   switchyard_normalize normalize;
   float epsilon;                         /* >= 0 */
-  float scale;                           /* of the weights; 0: 1 */
+  float scale;                           /* of the weights; 0 stands for 1, no scale can be 0 */
   int32_t groups;                        /* 0: none; else 2..SWITCHYARD_MAX_GROUPS equal ones of neighbouring experts */
   int32_t kept_groups;                   /* 1..groups, with at least topk experts */
   int32_t group_best;                    /* 1..min(E / groups, SWITCHYARD_MAX_TOPK); 0: 1, the maximum */
   int32_t masked_zero;                   /* 1: the other groups' experts have the selection 0, not -inf */
   switchyard_const_array selection_bias; /* [E] f32, bf16 or f16, or none; never in the weights */
   switchyard_chosen_score chosen;        /* but for none, only with SWITCHYARD_SCORE_LOGIT */
-  float power;                           /* of SWITCHYARD_NORMALIZE_POWER_NORM, > 0; 0: 1 */
+  float power;                           /* of SWITCHYARD_NORMALIZE_POWER_NORM, > 0; 0 stands for 1 */
   const float* expert_scale;             /* [E] or NULL */
-  float logit_scale;                     /* 0: 1 */
+  float logit_scale;                     /* 0 stands for 1, no scale can be 0 */
   float softcap;                         /* 0: none */
   const float* logit_bias;               /* [E] or NULL */
   float jitter;                          /* of SWITCHYARD_SCORE_SPARSEMIXER; 0: 0.01; less than 0: none */
@@ -167,11 +167,12 @@ SWITCHYARD_API switchyard_status switchyard_route_backward(switchyard_const_matr
                                                            size_t workspace_bytes, const switchyard_threads* threads);
 
 /* The router's GEMM, backward: logits = x * weight^T.
- *   dx [T,H]      = dlogits * weight       f32 or bf16, or no data: not wanted
- *   dweight [E,H] = dlogits^T * x          f32, or no data: not wanted
+ *   dx [T,H]      = dlogits * weight       f32, bf16 or f16, or no data: not wanted
+ *   dweight [E,H] = dlogits^T * x          f32 only: gradients of weights are summed up over batches; or no data
  *   dbias [E]     = sum of dlogits over t  or NULL
- * x [T,H] f32 or bf16 (no data without dweight), dlogits [T,E] f32. The same bits for every number of threads.
- * SWITCHYARD_INVALID_ARGUMENT. */
+ * x [T,H] (no data without dweight), weight [E,H] with in_stride 1 and dlogits [T,E], each f32, bf16 or f16, are widened
+ * to fp32 first. The same bits for every number of threads. SWITCHYARD_INVALID_ARGUMENT, and SWITCHYARD_NOT_SUPPORTED
+ * for another in_stride. */
 SWITCHYARD_API switchyard_status switchyard_router_backward(switchyard_const_matrix x, switchyard_weight_view weight,
                                                             switchyard_const_matrix dlogits, switchyard_matrix dx,
                                                             switchyard_matrix dweight, float* dbias,

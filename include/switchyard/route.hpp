@@ -186,13 +186,14 @@ SWITCHYARD_API void route_backward(ConstMatrix logits, const RouterOptions& opti
                                    const Threads& threads = Threads());
 
 // The router's GEMM, backward: logits = x · weightᵀ.
-//   dx [T,H]      = dlogits · weight          f32 or bf16, or no data: not wanted
-//   dweight [E,H] = dlogitsᵀ · x              f32, or no data: not wanted
+//   dx [T,H]      = dlogits · weight          f32, bf16 or f16, or no data: not wanted
+//   dweight [E,H] = dlogitsᵀ · x              f32 only: gradients of weights are summed up over batches; or no data
 //   dbias [E]     = Σ_t dlogits               or null
-// x [T,H] f32 or bf16, read for dweight alone; weight [E,H] f32, bf16 or f16 with in_stride 1, read for dx alone;
-// dlogits [T,E] f32. The caller owns all of it; outputs must not overlap inputs. Each element is one fp32 chain of fused
-// multiply-adds from +0, ascending over experts or tokens, rounded once: the same bits for every number of threads and
-// instruction set. Allocates nothing. Throws invalid_argument, and not_supported for another in_stride.
+// x [T,H], read for dweight alone; weight [E,H] of plain numbers with in_stride 1, read for dx alone; dlogits [T,E]: each
+// f32, bf16 or f16, which is widened to fp32 first. The caller owns all of it; outputs must not overlap inputs. Each
+// element is one fp32 chain of fused multiply-adds from +0, ascending over experts or tokens, rounded once: the same bits
+// for every number of threads and instruction set. Allocates nothing. Throws invalid_argument, and not_supported for
+// another in_stride or codes.
 SWITCHYARD_API void router_backward(ConstMatrix x, const WeightView& weight, ConstMatrix dlogits, Matrix dx,
                                     Matrix dweight, float* dbias, const Threads& threads = Threads());
 

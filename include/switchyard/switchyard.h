@@ -189,7 +189,7 @@ SWITCHYARD_API int64_t switchyard_layer_hidden(const switchyard_layer* layer);  
 SWITCHYARD_API int64_t switchyard_layer_ffn(const switchyard_layer* layer);         /* F */
 SWITCHYARD_API size_t switchyard_layer_weight_bytes(const switchyard_layer* layer); /* packed, all weights */
 
-/* Fills *options with what the layer was made with. */
+/* Fills *options with what the layer was made with; arrays are its copies, none without a router. */
 SWITCHYARD_API switchyard_status switchyard_layer_router(const switchyard_layer* layer,
                                                          switchyard_router_options* options);
 /* The same; options->threads is the layer's copy, with its count resolved, options->router what the router runs in. */
@@ -232,6 +232,14 @@ SWITCHYARD_API switchyard_status switchyard_layer_forward_routed(const switchyar
                                                                  const float* weight, int32_t topk, switchyard_matrix y,
                                                                  void* workspace, size_t workspace_bytes,
                                                                  switchyard_forward_result* result);
+
+/* The logits [T,E + Z] f32, any stride, that switchyard_layer_forward routes x [T,H], f32 or bf16, by. switchyard_route of
+ * them, with the options of switchyard_layer_router and the inputs of that forward, gives the bits of its experts and
+ * weights, and every other output and gradient too. workspace: as for switchyard_layer_forward. logits must not overlap
+ * x. Allocates nothing. SWITCHYARD_INVALID_ARGUMENT before any work, also for a layer without router. */
+SWITCHYARD_API switchyard_status switchyard_layer_router_logits(const switchyard_layer* layer,
+                                                                switchyard_const_matrix x, switchyard_matrix logits,
+                                                                void* workspace, size_t workspace_bytes);
 
 /* Model. */
 

@@ -270,6 +270,15 @@ switchyard_status switchyard_layer_forward_routed(const switchyard_layer* layer,
   });
 }
 
+switchyard_status switchyard_layer_router_logits(const switchyard_layer* layer, switchyard_const_matrix x,
+                                                 switchyard_matrix logits, void* workspace, size_t workspace_bytes) {
+  return guard([&] {
+    const Layer& made = given(layer, "layer_router_logits: layer").layer;
+    made.router_logits(to_matrix(x, "layer_router_logits: x"), to_matrix(logits, "layer_router_logits: logits"),
+                       Workspace(workspace, workspace_bytes));
+  });
+}
+
 switchyard_status switchyard_probe_roofline(const switchyard_threads* threads, size_t dram_bytes,
                                             switchyard_roofline* roofline) {
   return guard([&] {

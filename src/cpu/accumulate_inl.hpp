@@ -7,23 +7,27 @@ namespace {
 // 44 KiB with the sums: what a tile reads stays in L1, all of it in L2.
 constexpr std::int64_t kAccumulateDepth = 4 * kBlock;
 
-// a from step k on, rows [begin, end) → [blocks][rows][kBlock] with zeros beyond the depth.
+// a from step k on, rows [begin, end) → [blocks][rows][kBlock] f32 with zeros beyond the depth.
 inline void pack_factors(const AccumulateArgs& c, std::int64_t begin, std::int64_t end, std::int64_t k,
                          std::int64_t blocks, float* tile) {
   const std::int64_t count = end - begin;
   for (std::int64_t block = 0; block < blocks; ++block, k += kBlock, tile += count * kBlock) {
-    const float* from = c.a + begin * c.a_row + k * c.a_step;
+    const std::int64_t from = begin * c.a_row + k * c.a_step;
     const std::int64_t left = c.depth - k;
     if (c.a_step == 1) {
       for (std::int64_t r = 0; r < count; ++r) {
-        V16::store(tile + r * kBlock, load_some(from + r * c.a_row, DType::f32, 0, left));
+        V16::store(tile + r * kBlock, load_some(c.a, c.a_type, from + r * c.a_row, left));
       }
       continue;
     }
-    // Where the rows are neighbours in memory, they are read in that order.
+    // The rows are neighbours in memory and read in that order, those of the next tile with them: whole vectors.
     for (std::int64_t i = 0; i < kBlock; ++i) {
-      for (std::int64_t r = 0; r < count; ++r) {
-        tile[r * kBlock + i] = i < left ? from[r * c.a_row + i * c.a_step] : 0.0F;
+      for (std::int64_t first = 0; first < count; first += kLanes) {
+        alignas(64) float step[kLanes];
+        V16::store(step, load_some(c.a, c.a_type, from + i * c.a_step + first, i < left ? c.rows - begin - first : 0));
+        for (std::int64_t r = first; r < count && r < first + kLanes; ++r) {
+          tile[r * kBlock + i] = step[r - first];
+        }
       }
     }
   }

@@ -237,13 +237,14 @@ struct CombineArgs {
 };
 
 // out[m,n] = Σ_k a[m,k] · b[k,n], m < rows <= kAccumulateRows, n < cols <= kAccumulateCols: one FMA chain per element from
-// +0, ascending over k < depth. a[m,k] stands at m · a_row + k · a_step, so a matrix may come transposed. b f32, bf16 or
-// f16, out f32, bf16 or f16, rounded once.
+// +0, ascending over k < depth. a[m,k] stands at m · a_row + k · a_step: a_step is 1, or for a matrix that comes
+// transposed a_row; a single row may have any. Types f32, bf16 or f16; a and b are widened first, out is rounded once.
 inline constexpr std::int64_t kAccumulateRows = 48;  // tiles of 6 or of 12 rows
 inline constexpr std::int64_t kAccumulateCols = 4 * kPanel;
 
 struct AccumulateArgs {
-  const float* a;
+  const void* a;
+  DType a_type;
   std::int64_t a_row;
   std::int64_t a_step;
   const void* b;

@@ -255,8 +255,6 @@ void for_each_block(const WeightView& view, std::int64_t in, std::int64_t count,
   }
 }
 
-bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16; }
-
 void check_codes(const WeightView& view, const char* what) {
   const WeightScales& scales = view.scales;
   const char* name = codes_name(view.codes);

@@ -7,6 +7,9 @@
 
 namespace switchyard {
 
+// What gradients, routers and scales may be stored as.
+constexpr bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16; }
+
 // Throws invalid_argument, naming `what`, unless the view has data of a type that can be read.
 void check_weight(const WeightView& view, const char* what);
 

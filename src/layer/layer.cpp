@@ -258,6 +258,18 @@ ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace
   return {routing, run_chunks(parts, x, routing, y, memory, kernels)};
 }
 
+void Layer::router_logits(ConstMatrix x, Matrix logits, const Workspace& workspace) const {
+  const Parts& parts = *parts_;
+  check_router(parts);
+  check_logits(parts, x, logits);
+  check_workspace(workspace, workspace_bytes(x.rows), x, logits, "logits");
+
+  Carver carver(workspace.data());
+  const ForwardMemory memory = carve_forward(carver, parts, x.rows, parts.router.options.topk, true);
+  run_router_logits(parts.router, x, logits, memory.router, memory.chunk.grouped, current_kernels(),
+                    parts.options.threads);
+}
+
 ForwardResult Layer::forward(ConstMatrix x, Routing routing, Matrix y, const Workspace& workspace) const {
   const Parts& parts = *parts_;
   check_matrices(parts, x, y);

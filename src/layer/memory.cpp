@@ -48,14 +48,14 @@ GroupedMemory carve_gemms(Carver& carver, const Layer::Parts& parts, std::int64_
 }
 
 void check_matrix(const char* name, const void* data, DType dtype, std::int64_t rows, std::int64_t cols,
-                  std::int64_t stride, std::int64_t hidden) {
+                  std::int64_t stride, std::int64_t expected_cols) {
   if (dtype != DType::f32 && dtype != DType::bf16) {
     fail(Code::invalid_argument, "layer: {} is {}, expected f32 or bf16", name, dtype_name(dtype));
   }
-  if (rows < 0 || rows > kMaxTokens || cols != hidden || stride < cols || stride > kMaxFeatures) {
+  if (rows < 0 || rows > kMaxTokens || cols != expected_cols || stride < cols || stride > kMaxFeatures) {
     fail(Code::invalid_argument,
          "layer: {} is [{}, {}] with stride {}, expected 0..{} tokens, {} columns and a stride of {}..{}", name, rows,
-         cols, stride, kMaxTokens, hidden, hidden, kMaxFeatures);
+         cols, stride, kMaxTokens, expected_cols, expected_cols, kMaxFeatures);
   }
   std::int64_t bytes = 0;
   if (__builtin_mul_overflow(rows, stride * static_cast<std::int64_t>(dtype_bytes(dtype)), &bytes)) {
@@ -64,6 +64,15 @@ void check_matrix(const char* name, const void* data, DType dtype, std::int64_t 
   }
   if (rows > 0 && data == nullptr) {
     fail(Code::invalid_argument, "layer: {} has no data, expected [{}, {}]", name, rows, cols);
+  }
+}
+
+void check_pair(const ConstMatrix& x, const Matrix& out, const char* name) {
+  if (out.rows != x.rows) {
+    fail(Code::invalid_argument, "layer: {} has {} rows, expected {} as x", name, out.rows, x.rows);
+  }
+  if (overlap(bytes_of(x), bytes_of(out))) {
+    fail(Code::invalid_argument, "layer: x and {} overlap, expected separate memory", name);
   }
 }
 
@@ -116,12 +125,16 @@ void check_router(const Layer::Parts& parts) {
 void check_matrices(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& y) {
   check_matrix("x", x.data, x.dtype, x.rows, x.cols, x.stride, parts.hidden);
   check_matrix("y", y.data, y.dtype, y.rows, y.cols, y.stride, parts.hidden);
-  if (y.rows != x.rows) {
-    fail(Code::invalid_argument, "layer: y has {} rows, expected {} as x", y.rows, x.rows);
+  check_pair(x, y, "y");
+}
+
+void check_logits(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& logits) {
+  check_matrix("x", x.data, x.dtype, x.rows, x.cols, x.stride, parts.hidden);
+  if (logits.dtype != DType::f32) {
+    fail(Code::invalid_argument, "layer: logits is {}, expected f32", dtype_name(logits.dtype));
   }
-  if (overlap(bytes_of(x), bytes_of(y))) {
-    fail(Code::invalid_argument, "layer: x and y overlap, expected separate memory");
-  }
+  check_matrix("logits", logits.data, logits.dtype, logits.rows, logits.cols, logits.stride, parts.router.experts);
+  check_pair(x, logits, "logits");
 }
 
 void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routing& routing) {
@@ -136,14 +149,15 @@ void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routin
   check_experts(routing.expert, routing.tokens, routing.topk, parts.experts.shape().experts + parts.identity_experts);
 }
 
-void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Matrix& y) {
+void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Matrix& out,
+                     const char* out_name) {
   if (workspace.bytes() < needed) {
     fail(Code::invalid_argument, "layer: found a workspace of {} bytes, expected at least {}", workspace.bytes(),
          needed);
   }
   const Bytes memory = bytes_of(workspace);
-  if (overlap(memory, bytes_of(x)) || overlap(memory, bytes_of(y))) {
-    fail(Code::invalid_argument, "layer: x or y lies in the workspace, expected separate memory");
+  if (overlap(memory, bytes_of(x)) || overlap(memory, bytes_of(out))) {
+    fail(Code::invalid_argument, "layer: x or {} lies in the workspace, expected separate memory", out_name);
   }
 }
 

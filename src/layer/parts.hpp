@@ -67,8 +67,10 @@ std::size_t forward_bytes(const Layer::Parts& parts, std::int64_t tokens, std::i
 // Throw invalid_argument.
 void check_router(const Layer::Parts& parts);
 void check_matrices(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& y);
+void check_logits(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& logits);
 void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routing& routing);
-void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Matrix& y);
+void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Matrix& out,
+                     const char* out_name = "y");
 void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Routing& routing,
                      const Matrix& y);
 

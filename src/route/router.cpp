@@ -63,6 +63,25 @@ void route_rows(const RouteArgs& args, float* scratch_of_all, const Kernels& ker
   });
 }
 
+// Logits of the tokens from `begin` on, up to a chunk of them, into memory.logits; returns their number.
+std::int64_t make_logits(const Router& router, ConstMatrix x, std::int64_t begin, const RouterMemory& memory,
+                         const GroupedMemory& grouped, const Kernels& kernels, const Threads& threads) {
+  const std::int64_t count = std::min(memory.chunk, x.rows - begin);
+  const std::int64_t offset[] = {0, count};
+  GroupedGemm gemm;
+  gemm.weights = &router.weight;
+  gemm.count = 1;
+  gemm.offset = offset;
+  gemm.math = router.weight.format() == Format::bf16 ? Math::bf16 : Math::f32;
+  gemm.rows = x;
+  gemm.rows.data =
+      static_cast<const std::byte*>(x.data) + begin * x.stride * static_cast<std::int64_t>(dtype_bytes(x.dtype));
+  gemm.rows.rows = count;
+  gemm.out = memory.logits;
+  run_grouped(gemm, grouped, kernels, threads);
+  return count;
+}
+
 }  // namespace
 
 Router make_router(const WeightView& weight, std::int32_t experts, std::int64_t hidden, const RouterOptions& options,
@@ -71,6 +90,7 @@ Router make_router(const WeightView& weight, std::int32_t experts, std::int64_t 
   router.options = options;
   router.experts = experts;
   if (weight.data == nullptr) {
+    router.options = {};  // its arrays stay the caller's
     return router;
   }
   check_router_options(options, experts);
@@ -98,21 +118,8 @@ RouterMemory carve_router(Carver& carver, const Router& router, std::int64_t tok
 void run_router(const Router& router, ConstMatrix x, const RouteInputs& inputs, const RouterMemory& memory,
                 const GroupedMemory& grouped, Routing routing, const Kernels& kernels, const Threads& threads) {
   const std::int32_t topk = router.options.topk;
-  const std::int64_t token_bytes = x.stride * static_cast<std::int64_t>(dtype_bytes(x.dtype));
   for (std::int64_t begin = 0; begin < x.rows; begin += memory.chunk) {
-    const std::int64_t count = std::min(memory.chunk, x.rows - begin);
-    const std::int64_t offset[] = {0, count};
-    GroupedGemm gemm;
-    gemm.weights = &router.weight;
-    gemm.count = 1;
-    gemm.offset = offset;
-    gemm.math = router.weight.format() == Format::bf16 ? Math::bf16 : Math::f32;
-    gemm.rows = x;
-    gemm.rows.data = static_cast<const std::byte*>(x.data) + begin * token_bytes;
-    gemm.rows.rows = count;
-    gemm.out = memory.logits;
-    run_grouped(gemm, grouped, kernels, threads);
-
+    const std::int64_t count = make_logits(router, x, begin, memory, grouped, kernels, threads);
     const RouteInputs part = inputs_from(inputs, begin, topk);
     RouteOutputs outputs;
     outputs.expert = {routing.expert + begin * topk, DType::i32};
@@ -128,6 +135,21 @@ void run_router(const Router& router, ConstMatrix x, const RouteInputs& inputs, 
     args.outputs = &outputs;
     args.end = count;
     route_rows(args, memory.scratch, kernels, threads);
+  }
+}
+
+void run_router_logits(const Router& router, ConstMatrix x, Matrix logits, const RouterMemory& memory,
+                       const GroupedMemory& grouped, const Kernels& kernels, const Threads& threads) {
+  const std::int64_t width = router.weight.out_width();
+  for (std::int64_t begin = 0; begin < x.rows; begin += memory.chunk) {
+    const std::int64_t count = make_logits(router, x, begin, memory, grouped, kernels, threads);
+    // The GEMM writes whole panels, the caller's rows end where they end.
+    auto* to = static_cast<float*>(logits.data) + begin * logits.stride;
+    parallel_for(threads, (count + kTokensPerPiece - 1) / kTokensPerPiece, [&](std::int64_t piece, int) {
+      for (std::int64_t t = piece * kTokensPerPiece; t < std::min((piece + 1) * kTokensPerPiece, count); ++t) {
+        std::copy_n(memory.logits + t * width, router.experts, to + t * logits.stride);
+      }
+    });
   }
 }
 

@@ -21,7 +21,7 @@ struct Router {
   PackedMatrices weight;  // [E,H] f32, or bf16 for a router in bf16
 };
 
-// Copies the arrays of options; the weight is not packed yet. Throws invalid_argument.
+// Copies the arrays of options; the weight is not packed yet. Without one there are no options. Throws invalid_argument.
 Router make_router(const WeightView& weight, std::int32_t experts, std::int64_t hidden, const RouterOptions& options,
                    DType type);
 
@@ -37,6 +37,10 @@ RouterMemory carve_router(Carver& carver, const Router& router, std::int64_t tok
 // rows.
 void run_router(const Router& router, ConstMatrix x, const RouteInputs& inputs, const RouterMemory& memory,
                 const GroupedMemory& grouped, Routing routing, const Kernels& kernels, const Threads& threads);
+
+// The logits that run_router routes by, before RouterOptions are applied to them, into logits [T,E] f32.
+void run_router_logits(const Router& router, ConstMatrix x, Matrix logits, const RouterMemory& memory,
+                       const GroupedMemory& grouped, const Kernels& kernels, const Threads& threads);
 
 // Rows of scratch for every worker.
 float* carve_route_scratch(Carver& carver, std::int32_t experts, const Threads& threads);

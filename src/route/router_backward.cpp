@@ -2,6 +2,7 @@
 
 #include "cpu/kernels.hpp"
 #include "cpu/parallel_for.hpp"
+#include "experts/weight_view.hpp"
 #include "fail.hpp"
 #include "switchyard/route.hpp"
 
@@ -13,11 +14,11 @@ bool is_shape(const Matrix& matrix, std::int64_t rows, std::int64_t cols) {
 }
 
 void check_dlogits(const ConstMatrix& dlogits) {
-  if (dlogits.dtype != DType::f32 || dlogits.rows < 0 || dlogits.rows > kMaxTokens || dlogits.cols < 1 ||
+  if (!is_float(dlogits.dtype) || dlogits.rows < 0 || dlogits.rows > kMaxTokens || dlogits.cols < 1 ||
       dlogits.cols > kMaxExperts || dlogits.stride < dlogits.cols) {
     fail(Code::invalid_argument,
-         "router backward: found dlogits [{}, {}] {} with stride {}, expected f32, 0..{} tokens, 1..{} experts and a "
-         "stride of at least the experts",
+         "router backward: found dlogits [{}, {}] {} with stride {}, expected f32, bf16 or f16, 0..{} tokens, 1..{} "
+         "experts and a stride of at least the experts",
          dlogits.rows, dlogits.cols, dtype_name(dlogits.dtype), dlogits.stride, kMaxTokens, kMaxExperts);
   }
   if (dlogits.rows > 0 && dlogits.data == nullptr) {
@@ -26,14 +27,17 @@ void check_dlogits(const ConstMatrix& dlogits) {
 }
 
 void check_dx(const WeightView& weight, std::int64_t tokens, const Matrix& dx) {
-  if ((dx.dtype != DType::f32 && dx.dtype != DType::bf16) || dx.cols < 1 || !is_shape(dx, tokens, dx.cols)) {
+  if (!is_float(dx.dtype) || dx.cols < 1 || !is_shape(dx, tokens, dx.cols)) {
     fail(Code::invalid_argument,
-         "router backward: found dx [{}, {}] {} with stride {}, expected {} tokens, f32 or bf16 and a stride of at "
-         "least the hidden size",
+         "router backward: found dx [{}, {}] {} with stride {}, expected {} tokens, f32, bf16 or f16 and a stride of "
+         "at least the hidden size",
          dx.rows, dx.cols, dtype_name(dx.dtype), dx.stride, tokens);
   }
-  const bool is_float = weight.dtype == DType::f32 || weight.dtype == DType::bf16 || weight.dtype == DType::f16;
-  if (weight.data == nullptr || !is_float) {
+  if (weight.codes != Codes::plain) {
+    fail(Code::not_supported, "router backward: found a weight of {} codes, expected plain numbers",
+         codes_name(weight.codes));
+  }
+  if (weight.data == nullptr || !is_float(weight.dtype)) {
     fail(Code::invalid_argument, "router backward: found a weight {} in {}, expected data in f32, bf16 or f16",
          weight.data == nullptr ? "without data" : "with data", dtype_name(weight.dtype));
   }
@@ -43,10 +47,10 @@ void check_dx(const WeightView& weight, std::int64_t tokens, const Matrix& dx) {
 }
 
 void check_dweight(const ConstMatrix& x, const ConstMatrix& dlogits, const Matrix& dweight) {
-  if ((x.dtype != DType::f32 && x.dtype != DType::bf16) || x.rows != dlogits.rows || x.cols < 1 || x.stride < x.cols) {
+  if (!is_float(x.dtype) || x.rows != dlogits.rows || x.cols < 1 || x.stride < x.cols) {
     fail(Code::invalid_argument,
-         "router backward: found x [{}, {}] {} with stride {}, expected {} tokens, f32 or bf16 and a stride of at "
-         "least the hidden size",
+         "router backward: found x [{}, {}] {} with stride {}, expected {} tokens, f32, bf16 or f16 and a stride of "
+         "at least the hidden size",
          x.rows, x.cols, dtype_name(x.dtype), x.stride, dlogits.rows);
   }
   if (x.rows > 0 && x.data == nullptr) {
@@ -63,6 +67,7 @@ void check_dweight(const ConstMatrix& x, const ConstMatrix& dlogits, const Matri
 void run_accumulate(const AccumulateArgs& all, const Kernels& kernels, const Threads& threads) {
   const std::int64_t row_pieces = (all.rows + kAccumulateRows - 1) / kAccumulateRows;
   const std::int64_t col_pieces = (all.cols + kAccumulateCols - 1) / kAccumulateCols;
+  const auto a_bytes = static_cast<std::int64_t>(dtype_bytes(all.a_type));
   const auto b_bytes = static_cast<std::int64_t>(dtype_bytes(all.b_type));
   const auto out_bytes = static_cast<std::int64_t>(dtype_bytes(all.out_type));
   // Pieces that follow one another read the same columns of b.
@@ -70,7 +75,7 @@ void run_accumulate(const AccumulateArgs& all, const Kernels& kernels, const Thr
     const std::int64_t row = piece % row_pieces * kAccumulateRows;
     const std::int64_t col = piece / row_pieces * kAccumulateCols;
     AccumulateArgs part = all;
-    part.a += row * all.a_row;
+    part.a = static_cast<const std::byte*>(all.a) + row * all.a_row * a_bytes;
     part.b = static_cast<const std::byte*>(all.b) + col * b_bytes;
     part.out = static_cast<std::byte*>(all.out) + (row * all.out_stride + col) * out_bytes;
     part.rows = std::min(kAccumulateRows, all.rows - row);
@@ -95,23 +100,23 @@ void router_backward(ConstMatrix x, const WeightView& weight, ConstMatrix dlogit
          x.cols);
   }
   const Kernels& kernels = current_kernels();
-  const auto* gradient = static_cast<const float*>(dlogits.data);
   const std::int64_t tokens = dlogits.rows;
   const std::int64_t experts = dlogits.cols;
   if (dx.data != nullptr) {
-    run_accumulate({gradient, dlogits.stride, 1, weight.data, weight.dtype, weight.out_stride, tokens, dx.cols, experts,
-                    dx.data, dx.dtype, dx.stride},
+    run_accumulate({dlogits.data, dlogits.dtype, dlogits.stride, 1, weight.data, weight.dtype, weight.out_stride,
+                    tokens, dx.cols, experts, dx.data, dx.dtype, dx.stride},
                    kernels, threads);
   }
   if (dweight.data != nullptr) {
-    run_accumulate({gradient, 1, dlogits.stride, x.data, x.dtype, x.stride, experts, x.cols, tokens, dweight.data,
-                    DType::f32, dweight.stride},
+    run_accumulate({dlogits.data, dlogits.dtype, 1, dlogits.stride, x.data, x.dtype, x.stride, experts, x.cols, tokens,
+                    dweight.data, DType::f32, dweight.stride},
                    kernels, threads);
   }
   if (dbias != nullptr) {
     // A row of ones times dlogits.
     constexpr float kOne = 1.0F;
-    run_accumulate({&kOne, 0, 0, gradient, DType::f32, dlogits.stride, 1, experts, tokens, dbias, DType::f32, experts},
+    run_accumulate({&kOne, DType::f32, 0, 0, dlogits.data, dlogits.dtype, dlogits.stride, 1, experts, tokens, dbias,
+                    DType::f32, experts},
                    kernels, threads);
   }
 }
