@@ -292,6 +292,28 @@ inline std::vector<float> random_floats(std::size_t size, float scale, unsigned 
   return values;
 }
 
+// Which gradients come.
+struct Parts {
+  bool weight;
+  bool probability;
+  bool aux;
+  bool z;
+};
+inline constexpr Parts kParts[] = {{true, false, false, false}, {false, true, false, false}, {true, true, false, false},
+                                   {false, false, true, false}, {false, false, false, true}, {true, false, true, true},
+                                   {true, true, true, true},    {false, false, false, false}};
+
+inline Gradients random_gradients(const Case& c, const Parts& parts, unsigned seed) {
+  const auto slots = static_cast<std::size_t>(c.tokens * c.options.topk);
+  const auto dense = static_cast<std::size_t>(c.tokens * c.experts);
+  Gradients gradients;
+  if (parts.weight) gradients.weight = random_floats(slots, 1.0F, seed);
+  if (parts.probability) gradients.probability = random_floats(dense, 1.0F, seed + 1);
+  if (parts.aux) gradients.aux = random_floats(static_cast<std::size_t>(c.sequences() * c.experts), 1.0F, seed + 2);
+  gradients.z = parts.z ? 0.125F : 0.0F;
+  return gradients;
+}
+
 inline reference::Table table_of(const Case& c) {
   reference::Table table(c.tokens, c.experts);
   const std::vector<float> seen = elements::rounded(c.logits_type, c.logits);
