@@ -287,6 +287,79 @@ TEST(RouteOutputs, ASequenceHasTheSumsThatItHasAlone) {
   }
 }
 
+// Every 64 tokens have scores of another size, so that doubles round when pieces are added: another order, other bits.
+std::vector<float> uneven_logits(std::int64_t tokens, std::int64_t experts, unsigned seed) {
+  std::vector<float> logits = random_floats(static_cast<std::size_t>(tokens * experts), 1.0F, seed);
+  std::mt19937 random(seed);
+  std::vector<float> drop(static_cast<std::size_t>(experts));
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int64_t e = 0; e < experts; ++e) {
+      float& of_expert = drop[static_cast<std::size_t>(e)];
+      of_expert = t % 64 == 0 ? static_cast<float>(random() % 40) : of_expert;
+      logits[static_cast<std::size_t>(t * experts + e)] -= of_expert;
+    }
+  }
+  return logits;
+}
+
+TEST(RouteOutputs, ManyThreadsGiveTheBitsOfOne) {
+  constexpr std::int64_t kExperts = 37;
+  for (const Score score : {Score::softmax, Score::sigmoid, Score::logit}) {
+    for (const std::int64_t tokens : {700, 1500}) {
+      const std::int64_t begin[] = {0, 5, 300, 301, tokens};
+      Case c{.tokens = tokens, .experts = kExperts, .options = {.topk = 5, .score = score}};
+      c.logits = uneven_logits(tokens, kExperts, static_cast<unsigned>(tokens));
+      c.wanted = everything_of(score);
+      for (const bool apart : {false, true}) {
+        c.inputs.sequence_begin = apart ? begin : nullptr;
+        c.inputs.sequences = apart ? 4 : 1;
+        c.threads = 1;
+        const Results one = run(c);
+        for (int turn = 0; turn < 25; ++turn) {  // pieces end in another order each time
+          constexpr int kThreads[] = {2, 3, 5, 8, 1};
+          c.threads = kThreads[turn % 5];
+          const Results many = run(c);
+          for (unsigned output = 0; output < kOutputs; ++output) {
+            ASSERT_EQ(many.bytes[output], one.bytes[output])
+                << "output " << output << ", " << c.threads << " threads, " << tokens << " tokens";
+          }
+        }
+      }
+    }
+  }
+}
+
+// What belongs to tokens comes out of every part of a batch; sums are those of the part.
+TEST(RouteOutputs, PartsOfABatchOnManyThreadsGiveItsBits) {
+  constexpr std::int64_t kExperts = 37;
+  constexpr std::int64_t kTokens = 700;
+  Case c{.tokens = kTokens, .experts = kExperts, .options = {.topk = 5}, .wanted = everything_of(Score::softmax)};
+  c.logits = uneven_logits(kTokens, kExperts, 3);
+  const Results whole = run(c);
+  for (const std::int64_t split : {1, 63, 64, 65, 300, 699}) {
+    for (const int threads : {1, 2, 3, 5, 8}) {
+      Case head = c;
+      Case tail = c;
+      head.threads = tail.threads = threads;
+      head.tokens = split;
+      tail.tokens = kTokens - split;
+      head.logits.resize(static_cast<std::size_t>(split * kExperts));
+      tail.logits.assign(c.logits.begin() + split * kExperts, c.logits.end());
+      const Results first = run(head);
+      const Results second = run(tail);
+      for (const Output output : {expert, weight, probability, byte_map, bit_map, chosen_logit, aux_score, cutoff}) {
+        std::vector<std::byte> both = first.bytes[output];
+        both.insert(both.end(), second.bytes[output].begin(), second.bytes[output].end());
+        ASSERT_EQ(both, whole.bytes[output]) << "output " << output << ", split at " << split;
+      }
+      const auto counts = first.as<std::int64_t>(count);
+      auto sum = second.as<std::int64_t>(count);
+      for (std::size_t e = 0; e < sum.size(); ++e) sum[e] += counts[e];
+      ASSERT_EQ(sum, whole.as<std::int64_t>(count)) << "split at " << split;
+    }
+  }
+}
+
 // ---- quantile balancing
 
 TEST(RouteOutputs, HistogramsMatchForAnyBins) {
