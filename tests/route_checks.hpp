@@ -12,7 +12,7 @@ namespace route_runs {
 // Of a value rounded to `type`.
 inline double rounding(DType type, double value) {
   const double size = std::abs(value);
-  return type == DType::bf16 ? size * 0x1.01p-9 : type == DType::f16 ? size * 0x1.01p-11 + 0x1p-25 : 0.0;
+  return type == DType::bf16 ? size * 0x1.01p-8 : type == DType::f16 ? size * 0x1.01p-11 + 0x1p-25 : 0.0;
 }
 
 inline double weight_tolerance(const reference::Token& token, std::size_t slot, const RouterOptions& options) {
