@@ -15,8 +15,6 @@ using namespace route_runs;
 constexpr std::int64_t kTokens = 21;  // all lanes and as few as go there, too
 constexpr std::int64_t kBegin[] = {0, 6, 6, kTokens};
 constexpr DType kFloats[] = {DType::f32, DType::bf16, DType::f16};
-constexpr unsigned kChoice =
-    kRouting | bit(chosen_logit) | bit(byte_map) | bit(bit_map) | bit(probability) | bit(count);
 
 // One bit pattern for all NaN, of which the sets promise no more than that there is one.
 template <class Bits>
@@ -141,7 +139,7 @@ TEST_P(RouteIsa, EveryOutputHasTheBitsOfPlain) {
     c.inputs.sequence_begin = kBegin;
     c.inputs.sequences = 3;
     expect_bits_of_plain(c);
-    c.wanted = kChoice;  // which tokens can have side by side
+    c.wanted = kSideBySide;
     expect_bits_of_plain(c);
   });
 }
@@ -155,7 +153,7 @@ TEST_P(RouteIsa, GroupsAndBiasesHaveTheBitsOfPlain) {
     c.options.selection_bias = turn % 2 == 0 ? narrow_bias.view() : elements::ConstArray{bias.data(), DType::f32};
     c.wanted = most_outputs(c);
     expect_bits_of_plain(c);
-    c.wanted = kChoice;
+    c.wanted = kSideBySide;
     expect_bits_of_plain(c);
     const std::int32_t groups = c.experts % 4 == 0 ? 4 : c.experts % 5 == 0 ? 5 : 0;
     if (groups == 0 || c.options.topk * groups > 2 * c.experts) return;

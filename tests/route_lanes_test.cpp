@@ -10,9 +10,6 @@ namespace {
 using namespace route_runs;
 
 constexpr std::int64_t kTokens = 37;  // two times all lanes and a part
-// All that tokens can have side by side.
-constexpr unsigned kSideBySide =
-    kRouting | bit(probability) | bit(byte_map) | bit(bit_map) | bit(chosen_logit) | bit(count) | bit(valid_count);
 constexpr DType kFloats[] = {DType::f32, DType::bf16, DType::f16};
 
 Case token_of(const Case& c, std::int64_t t) {

@@ -213,6 +213,71 @@ TEST(RouteOutputs, PaddingWinsOverReplay) {
   expect_matches(c);
 }
 
+struct Grouped {
+  std::int64_t experts;
+  std::int32_t topk, groups, kept, best;
+};
+constexpr Grouped kGrouped[] = {
+    {16, 2, 4, 2, 2}, {48, 6, 3, 2, 1}, {64, 8, 8, 4, 2}, {60, 17, 5, 3, 3}, {256, 8, 8, 4, 2}};
+
+// Calls check(case, turn) with groups for each kind of score, with a bias and without, in types and orders by turns.
+template <class Check>
+void for_groups(const Check& check) {
+  static const std::vector<float> kBias = route_cases::per_expert(-0.25F, 1.0F / 128, 11);
+  constexpr DType kFloats[] = {DType::f32, DType::bf16, DType::f16};
+  std::size_t turn = 0;
+  for (const Grouped& shape : kGrouped) {
+    for (const auto& kind : route_cases::kKinds) {
+      for (const bool biased : {false, true}) {
+        SCOPED_TRACE(testing::Message() << kind.name << ", " << shape.topk << " of " << shape.experts << ", biased "
+                                        << biased);
+        RouterOptions options{.topk = shape.topk, .score = kind.score, .scale = 2.5F, .groups = shape.groups};
+        options.normalize = turn % 3 == 0 ? Normalize::none : Normalize::sum;
+        options.kept_groups = shape.kept;
+        options.group_best = shape.best;
+        options.masked_zero = turn % 4 == 3;
+        options.chosen = kind.chosen;
+        options.order = turn % 5 == 0 ? Order::expert : turn % 5 == 1 ? Order::any : Order::score;
+        if (biased) options.selection_bias = {kBias.data(), DType::f32};
+        Case c{.tokens = 45, .experts = shape.experts, .options = options};
+        c.logits_type = kFloats[turn / 2 % 3];
+        c.weight_type = kFloats[turn / 6 % 3];
+        ASSERT_NO_FATAL_FAILURE(check(c, turn));
+        ++turn;
+      }
+    }
+  }
+}
+
+TEST(RouteOutputs, PaddingIsRoutedNowhereWithGroups) {
+  for_groups([](Case& c, std::size_t turn) {
+    fill(c, static_cast<unsigned>(turn));
+    const auto valid = pad(c);
+    c.inputs.valid = valid.data();
+    c.wanted = kUsual;
+    expect_matches(c);
+    c.wanted = kSideBySide;
+    expect_matches(c);
+  });
+}
+
+// Rows that are missing or have an id of −1 are chosen by groups and bias, as without a replay.
+TEST(RouteOutputs, RowsThatAreNotForcedHaveGroupsAndBias) {
+  for_groups([](Case& c, std::size_t turn) {
+    constexpr DType kIds[] = {DType::i16, DType::i32, DType::i64};
+    c.id_type = kIds[turn % 3];
+    const Replay forced = replay(c, c.id_type, true);
+    c.inputs.forced = forced.ids.view();
+    c.inputs.replayed = forced.present.data();
+    c.wanted = kUsual;
+    fill(c, static_cast<unsigned>(turn));
+    expect_matches(c);
+    const auto valid = pad(c);
+    c.inputs.valid = valid.data();
+    expect_matches(c);
+  });
+}
+
 // ---- tables
 
 TEST(RouteOutputs, TablesChoose) {

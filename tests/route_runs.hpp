@@ -39,6 +39,9 @@ enum Output : unsigned {
 constexpr unsigned bit(Output output) { return 1U << output; }
 constexpr unsigned kRouting = bit(expert) | bit(weight);
 constexpr unsigned kUsual = bit(cutoff) - 1;  // all but what asks for K < E, no groups and nothing forced
+// All that tokens can have when they are routed side by side.
+constexpr unsigned kSideBySide =
+    kRouting | bit(probability) | bit(byte_map) | bit(bit_map) | bit(chosen_logit) | bit(count) | bit(valid_count);
 constexpr unsigned kEverything = bit(kOutputs) - 1;
 // A histogram needs a score of each expert alone.
 inline unsigned everything_of(Score score) {
