@@ -81,7 +81,7 @@ static const option_case kCases[] = {
     {"selection_bias", {3, 1, 0, 2}, {LOGIT, .selection_bias = {kBias, SWITCHYARD_DTYPE_F32}}, {3, 0}, {2, 3}},
     /* 2 tanh(1) and 2 tanh(1/2) */
     {"softcap", {2, 1, 0, 0}, {LOGIT, .softcap = 2}, {0, 1}, {1.5231883119115297, 0.9242343145200195}},
-    /* bf16 has steps of 1/128 there: 1 + 3/512 is nearest to the first of them, 1 + 1/256 in the middle, to the even 1. */
+    /* bf16 has steps of 1/128 there: 1 + 3/512 is nearest to the first of them, 1 + 1/256 in the middle: the even 1. */
     {"not rounded", {1.005859375f, 1.00390625f, 0, 0}, {LOGIT}, {0, 1}, {1.005859375, 1.00390625}},
     {"round_logits", {1.005859375f, 1.00390625f, 0, 0}, {LOGIT, .round_logits = 1}, {0, 1}, {1.0078125, 1}},
 

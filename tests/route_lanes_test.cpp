@@ -1,5 +1,5 @@
-// Many tokens are routed side by side and few each on its own: both give the same bytes. Narrow logits of whole blocks are read
-// in ways of their own there: they give what their values give.
+// Many tokens are routed side by side and few each on its own: both give the same bytes. Narrow logits of whole blocks are
+// read in ways of their own there: they give what their values give.
 #include <gtest/gtest.h>
 
 #include "route_cases.hpp"
