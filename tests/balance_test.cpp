@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "switchyard/error.hpp"
+#include "switchyard/route.hpp"
 
 namespace {
 
@@ -339,6 +340,81 @@ TEST(UpdateBiasByQuantile, EvensTheLoadOutInAFewSteps) {
     EXPECT_EQ(bounds.upper, *std::max_element(bias.begin(), bias.end()) + 1.0F);
   }
   EXPECT_LT(load_statistics(counts_of(scores, bias, kTopk)).max_over_mean, 1.05);
+}
+
+// A router that likes some experts more than others, in two micro-batches that share a histogram; every seventh token is
+// padding.
+class SkewedRouter {
+ public:
+  static constexpr std::int64_t kTokens = 1500;  // of a micro-batch
+  static constexpr std::int64_t kRouted = 20;    // experts
+  static constexpr std::int32_t kChosen = 4;
+  static constexpr std::int32_t kBins = 1000;
+
+  SkewedRouter() : logits_(static_cast<std::size_t>(2 * kTokens * kRouted)), valid_(2 * kTokens, 1) {
+    std::mt19937 random(8);
+    std::normal_distribution<float> normal(0, 1);
+    for (std::size_t i = 0; i < logits_.size(); ++i) {
+      logits_[i] = normal(random) + 0.1F * static_cast<float>(i % kRouted);
+    }
+    for (std::size_t t = 0; t < valid_.size(); t += 7) {
+      valid_[t] = 0;
+      // Were it counted, the last expert would have it all.
+      logits_[t * kRouted + kRouted - 1] = 50.0F;
+    }
+  }
+
+  // The load with the bias of now; adds to the histogram.
+  LoadStatistics route(const std::vector<float>& bias, QuantileBounds bounds, std::vector<std::int32_t>& histogram) {
+    std::vector<std::int64_t> count(2 * kRouted);
+    for (std::int64_t part = 0; part < 2; ++part) {
+      RouterOptions options{.topk = kChosen, .score = Score::sigmoid, .normalize = Normalize::sum};
+      options.selection_bias = {bias.data(), DType::f32};
+      RouteInputs inputs;
+      inputs.valid = valid_.data() + part * kTokens;
+      RouteOutputs outputs;
+      outputs.count = count.data() + part * kRouted;
+      outputs.histogram = histogram.data();
+      outputs.bins = kBins;
+      outputs.qb_lower = bounds.lower;
+      outputs.qb_upper = bounds.upper;
+      switchyard::route(ConstMatrix(logits_.data() + part * kTokens * kRouted, kTokens, kRouted), options, inputs,
+                        outputs, workspace_);
+    }
+    for (std::size_t e = 0; e < kRouted; ++e) {
+      count[e] += count[kRouted + e];
+    }
+    count.resize(kRouted);
+    return load_statistics(count);
+  }
+
+  std::int64_t valid_tokens() const { return std::count(valid_.begin(), valid_.end(), 1); }
+
+ private:
+  std::vector<float> logits_;
+  std::vector<std::uint8_t> valid_;
+  Workspace workspace_{route_workspace_bytes(kTokens, kRouted)};
+};
+
+TEST(UpdateBiasByQuantile, EvensTheLoadOfARouterOut) {
+  SkewedRouter router;
+  std::vector<float> bias(SkewedRouter::kRouted);
+  QuantileBounds bounds{-1.0F, 1.0F};
+  LoadStatistics load;
+  for (int step = 0; step < 12; ++step) {
+    std::vector<std::int32_t> histogram(SkewedRouter::kRouted * SkewedRouter::kBins);
+    load = router.route(bias, bounds, histogram);
+    EXPECT_EQ(load.slots, SkewedRouter::kChosen * router.valid_tokens());
+    for (auto bins = histogram.begin(); bins != histogram.end(); bins += SkewedRouter::kBins) {
+      EXPECT_EQ(std::accumulate(bins, bins + SkewedRouter::kBins, std::int64_t{0}), router.valid_tokens());
+    }
+    if (step == 0) {
+      EXPECT_GT(load.max_over_mean, 1.8);
+    }
+    bounds = update_bias_by_quantile(bias, histogram, bounds, SkewedRouter::kChosen);
+  }
+  EXPECT_LT(load.max_over_mean, 1.03);
+  EXPECT_GT(bias.front(), bias.back()) << "who is liked less needs more";
 }
 
 TEST(UpdateBiasByQuantile, WrongInputThrows) {

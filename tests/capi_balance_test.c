@@ -307,9 +307,47 @@ static void check_updates(void) {
               "update_bias_by_quantile: found 0 experts, expected 1..65536");
 }
 
+/* A router that likes its later experts more: its own histogram makes the biases that even its load out. */
+static void check_quantile_loop(void) {
+  enum { kMany = 600, kSteps = 12, kFine = 200 };
+  static float logits[kMany * kExperts];
+  int64_t count[kExperts];
+  float bias[kExperts] = {0};
+  switchyard_quantile_bounds bounds = {-1, 1};
+  switchyard_load load = {.struct_size = sizeof load};
+  size_t bytes = 0;
+  fill(logits, kMany * kExperts);
+  for (int i = 0; i < kMany * kExperts; ++i) {
+    logits[i] = 2 * logits[i] + 0.5f * (float)(i % kExperts);
+  }
+  CHECK_OK(switchyard_route_workspace_bytes(kMany, kExperts, 0, NULL, &bytes));
+  void* memory = new_workspace(bytes);
+  const switchyard_router_options options = {.struct_size = sizeof options,
+                                             .topk = kTopk,
+                                             .score = SWITCHYARD_SCORE_SIGMOID,
+                                             .selection_bias = {bias, SWITCHYARD_DTYPE_F32}};
+  const switchyard_const_matrix matrix = {logits, SWITCHYARD_DTYPE_F32, kMany, kExperts, 0};
+  for (int step = 0; step < kSteps; ++step) {
+    int32_t histogram[kExperts][kFine] = {{0}};
+    const switchyard_route_outputs outputs = {.struct_size = sizeof outputs,
+                                              .bins = kFine,
+                                              .count = count,
+                                              .histogram = histogram[0],
+                                              .qb_lower = bounds.lower,
+                                              .qb_upper = bounds.upper};
+    CHECK_OK(switchyard_route(matrix, &options, NULL, &outputs, memory, bytes, NULL));
+    CHECK_OK(switchyard_load_statistics(count, kExperts, &load));
+    CHECK(load.slots == kMany * kTopk && (step > 0 || load.max_over_mean > 1.4));
+    CHECK_OK(switchyard_update_bias_by_quantile(bias, histogram[0], kExperts, kFine, kTopk, &bounds));
+  }
+  CHECK(load.max_over_mean < 1.05 && bias[0] > bias[kExperts - 1]);
+  free(memory);
+}
+
 void test_balance(void) {
   check_losses();
   check_updates();
+  check_quantile_loop();
   const int64_t count[4] = {2, 0, 4, 2};
   switchyard_load load = {.struct_size = sizeof load};
   CHECK_OK(switchyard_load_statistics(count, 4, &load));

@@ -26,6 +26,7 @@ float next_random(uint32_t* state);
 void* new_workspace(size_t bytes);
 
 void test_route(void);
+void test_route_options(void);
 void test_route_errors(void);
 void test_route_backward(void);
 void test_router_backward(void);

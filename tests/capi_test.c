@@ -245,6 +245,7 @@ int main(int argc, char** argv) {
   test_struct_sizes();
   test_message_is_kept_per_thread();
   test_route();
+  test_route_options();
   test_route_errors();
   test_route_backward();
   test_router_backward();

@@ -39,9 +39,13 @@ std::vector<std::uint32_t> narrow_bits(const std::vector<std::byte>& bytes, DTyp
   return bits_of(values);
 }
 
+// What needs a whole row of scores keeps tokens from being routed side by side.
+enum class Ask { everything, choice };
+
 class Runner {
  public:
-  Runner(const Kernels& kernels, const Case& c) : kernels_(kernels), case_(c), logits_(route_runs::placed(c)) {
+  Runner(const Kernels& kernels, const Case& c, Ask ask)
+      : kernels_(kernels), case_(c), ask_(ask), logits_(route_runs::placed(c)) {
     slots_ = static_cast<std::size_t>(c.tokens * c.options.topk);
     cells_ = static_cast<std::size_t>(c.tokens * c.experts);
   }
@@ -75,7 +79,7 @@ class Runner {
     outputs_.byte_map = out_.byte_map.data();
     outputs_.bit_map = out_.bit_map.data();
     outputs_.chosen_logit = chosen_logit_.data();
-    outputs_.aux_score = aux.data();
+    outputs_.aux_score = ask_ == Ask::everything ? aux.data() : nullptr;
     const bool ranked = (case_.wanted & route_runs::bit(route_runs::cutoff)) != 0;
     outputs_.cutoff = ranked ? cutoff_.data() : nullptr;
     RouteArgs args{};
@@ -89,8 +93,8 @@ class Runner {
     args.outputs = &outputs_;
     args.end = case_.tokens;
     args.count = out_.count.data();
-    args.score_sum = sums.data();
-    args.z_sum = &sums.back();
+    args.score_sum = ask_ == Ask::everything ? sums.data() : nullptr;
+    args.z_sum = ask_ == Ask::everything ? &sums.back() : nullptr;
     args.valid_count = &out_.count.back();
     args.scratch = static_cast<float*>(scratch_.data());
     kernels_.route(args);
@@ -149,6 +153,7 @@ class Runner {
 
   const Kernels& kernels_;
   const Case& case_;
+  Ask ask_;
   elements::Elements logits_;
   std::size_t slots_ = 0;
   std::size_t cells_ = 0;
@@ -167,8 +172,8 @@ class EmulatedRoute : public testing::TestWithParam<const Kernels*> {
     }
   }
 
-  static void expect_bits_of_plain(const Case& c) {
-    EXPECT_EQ(Runner(*GetParam(), c).run(), Runner(kKernelsPlain, c).run())
+  static void expect_bits_of_plain(const Case& c, Ask ask = Ask::everything) {
+    EXPECT_EQ(Runner(*GetParam(), c, ask).run(), Runner(kKernelsPlain, c, ask).run())
         << "experts " << c.experts << " topk " << c.options.topk << " " << dtype_name(c.logits_type);
   }
 };
@@ -271,6 +276,33 @@ TEST_P(EmulatedRoute, EveryNumberOfExpertsGivesTheBitsOfPlain) {
         expect_bits_of_plain(c);
         for (float& logit : c.logits) logit = std::round(logit);  // ties at every rank
         expect_bits_of_plain(c);
+      }
+    }
+  }
+}
+
+// Whole blocks of narrow logits are read in ways of their own, where nothing asks for a whole row.
+TEST_P(EmulatedRoute, WholeBlocksOfNarrowLogitsGiveTheBitsOfPlain) {
+  const auto bias = kernel_runs::normal_values(256, 7);
+  for (const std::int64_t experts : {16, 64, 256}) {
+    for (const auto& kind : route_cases::kKinds) {
+      for (const DType type : {DType::bf16, DType::f16}) {
+        for (const std::int32_t groups : {0, 4}) {
+          SCOPED_TRACE(std::string(kind.name) + ", groups " + std::to_string(groups));
+          RouterOptions options{.topk = 8, .score = kind.score, .normalize = Normalize::sum, .groups = groups};
+          options.kept_groups = groups / 2;
+          options.group_best = 2;
+          options.chosen = kind.chosen;
+          Case c = case_of(options, experts, type);
+          c.wanted = 0;
+          c.logits = kernel_runs::normal_values(static_cast<std::size_t>(19 * experts), 3);
+          expect_bits_of_plain(c, Ask::choice);
+          c.logits = kernel_runs::wild_values(static_cast<std::size_t>(19 * experts), false, 4);
+          expect_bits_of_plain(c, Ask::choice);
+          c.options.selection_bias = {bias.data(), DType::f32};
+          c.logits = kernel_runs::normal_values(static_cast<std::size_t>(19 * experts), 5);
+          expect_bits_of_plain(c, Ask::choice);
+        }
       }
     }
   }

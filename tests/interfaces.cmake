@@ -1,7 +1,7 @@
 # What others build on: the C API, the headers, the installed tree, the objects' symbols.
 
-add_executable(capi_test capi_test.c capi_route_test.c capi_balance_test.c capi_expert_test.c
-  capi_layer_test.c capi_model_test.c)
+add_executable(capi_test capi_test.c capi_route_test.c capi_options_test.c capi_balance_test.c
+  capi_expert_test.c capi_layer_test.c capi_model_test.c)
 set_target_properties(capi_test PROPERTIES C_STANDARD 11 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF)
 target_compile_definitions(capi_test PRIVATE _POSIX_C_SOURCE=200809L)
 target_link_libraries(capi_test PRIVATE switchyard m)

@@ -4,26 +4,14 @@
 #include <cstdlib>
 #include <limits>
 
+#include "every_isa.hpp"
 #include "kernel_runs.hpp"
 #include "layer_variants.hpp"
-#include "switchyard/cpu.hpp"
 #include "switchyard/probe.hpp"
 
 namespace {
 
 using namespace made;
-
-// Runs `work` on every available set, and puts the chosen one back.
-template <class Work>
-void on_every_isa(const Work& work) {
-  const Isa before = current_isa();
-  for (const Isa isa : available_isas()) {
-    set_isa(isa);
-    ASSERT_EQ(current_isa(), isa);
-    work(isa);
-  }
-  set_isa(before);
-}
 
 TEST(Isa, ListsAreBestFirstAndPlainIsAlwaysThere) {
   const auto known = known_isas();

@@ -10,27 +10,6 @@ namespace {
 using namespace route_runs;
 using elements::Elements;
 
-struct Parts {
-  bool weight;
-  bool probability;
-  bool aux;
-  bool z;
-};
-constexpr Parts kParts[] = {{true, false, false, false}, {false, true, false, false}, {true, true, false, false},
-                            {false, false, true, false}, {false, false, false, true}, {true, false, true, true},
-                            {true, true, true, true},    {false, false, false, false}};
-
-Gradients random_gradients(const Case& c, const Parts& parts, unsigned seed) {
-  const auto slots = static_cast<std::size_t>(c.tokens * c.options.topk);
-  const auto dense = static_cast<std::size_t>(c.tokens * c.experts);
-  Gradients gradients;
-  if (parts.weight) gradients.weight = random_floats(slots, 1.0F, seed);
-  if (parts.probability) gradients.probability = random_floats(dense, 1.0F, seed + 1);
-  if (parts.aux) gradients.aux = random_floats(static_cast<std::size_t>(c.sequences() * c.experts), 1.0F, seed + 2);
-  gradients.z = parts.z ? 0.125F : 0.0F;
-  return gradients;
-}
-
 std::int64_t sequence_of(const Case& c, std::int64_t t) {
   std::int64_t s = 0;
   while (c.inputs.sequence_begin != nullptr && c.inputs.sequence_begin[s + 1] <= t) ++s;

@@ -12,7 +12,7 @@ namespace route_runs {
 // Of a value rounded to `type`.
 inline double rounding(DType type, double value) {
   const double size = std::abs(value);
-  return type == DType::bf16 ? size * 0x1.01p-9 : type == DType::f16 ? size * 0x1.01p-11 + 0x1p-25 : 0.0;
+  return type == DType::bf16 ? size * 0x1.01p-8 : type == DType::f16 ? size * 0x1.01p-11 + 0x1p-25 : 0.0;
 }
 
 inline double weight_tolerance(const reference::Token& token, std::size_t slot, const RouterOptions& options) {
@@ -139,9 +139,13 @@ inline void check_sums(const Case& c, const Results& found, const std::vector<re
     for (std::size_t e = 0; e < experts; ++e) {
       const std::size_t i = s * experts + e;
       ASSERT_EQ(counts.empty() ? slots[e] : counts[i], slots[e]) << "sequence " << s << " expert " << e;
-      ASSERT_NEAR(sums.empty() ? scores[e] : sums[i], scores[e], kWeightTolerance * (1 + scores[e]));
+      if (!sums.empty()) {
+        ASSERT_NEAR(sums[i], scores[e], kWeightTolerance * (1 + scores[e]));
+      }
     }
-    ASSERT_NEAR(z.empty() ? z_expected : z[s], z_expected, 1e-5 * (1 + z_expected)) << "sequence " << s;
+    if (!z.empty()) {
+      ASSERT_NEAR(z[s], z_expected, 1e-5 * (1 + z_expected)) << "sequence " << s;
+    }
     ASSERT_EQ(valid.empty() ? tokens_expected : valid[s], tokens_expected) << "sequence " << s;
   }
 }

@@ -213,6 +213,71 @@ TEST(RouteOutputs, PaddingWinsOverReplay) {
   expect_matches(c);
 }
 
+struct Grouped {
+  std::int64_t experts;
+  std::int32_t topk, groups, kept, best;
+};
+constexpr Grouped kGrouped[] = {
+    {16, 2, 4, 2, 2}, {48, 6, 3, 2, 1}, {64, 8, 8, 4, 2}, {60, 17, 5, 3, 3}, {256, 8, 8, 4, 2}};
+
+// Calls check(case, turn) with groups for each kind of score, with a bias and without, in types and orders by turns.
+template <class Check>
+void for_groups(const Check& check) {
+  static const std::vector<float> kBias = route_cases::per_expert(-0.25F, 1.0F / 128, 11);
+  constexpr DType kFloats[] = {DType::f32, DType::bf16, DType::f16};
+  std::size_t turn = 0;
+  for (const Grouped& shape : kGrouped) {
+    for (const auto& kind : route_cases::kKinds) {
+      for (const bool biased : {false, true}) {
+        SCOPED_TRACE(testing::Message() << kind.name << ", " << shape.topk << " of " << shape.experts << ", biased "
+                                        << biased);
+        RouterOptions options{.topk = shape.topk, .score = kind.score, .scale = 2.5F, .groups = shape.groups};
+        options.normalize = turn % 3 == 0 ? Normalize::none : Normalize::sum;
+        options.kept_groups = shape.kept;
+        options.group_best = shape.best;
+        options.masked_zero = turn % 4 == 3;
+        options.chosen = kind.chosen;
+        options.order = turn % 5 == 0 ? Order::expert : turn % 5 == 1 ? Order::any : Order::score;
+        if (biased) options.selection_bias = {kBias.data(), DType::f32};
+        Case c{.tokens = 45, .experts = shape.experts, .options = options};
+        c.logits_type = kFloats[turn / 2 % 3];
+        c.weight_type = kFloats[turn / 6 % 3];
+        ASSERT_NO_FATAL_FAILURE(check(c, turn));
+        ++turn;
+      }
+    }
+  }
+}
+
+TEST(RouteOutputs, PaddingIsRoutedNowhereWithGroups) {
+  for_groups([](Case& c, std::size_t turn) {
+    fill(c, static_cast<unsigned>(turn));
+    const auto valid = pad(c);
+    c.inputs.valid = valid.data();
+    c.wanted = kUsual;
+    expect_matches(c);
+    c.wanted = kSideBySide;
+    expect_matches(c);
+  });
+}
+
+// Rows that are missing or have an id of −1 are chosen by groups and bias, as without a replay.
+TEST(RouteOutputs, RowsThatAreNotForcedHaveGroupsAndBias) {
+  for_groups([](Case& c, std::size_t turn) {
+    constexpr DType kIds[] = {DType::i16, DType::i32, DType::i64};
+    c.id_type = kIds[turn % 3];
+    const Replay forced = replay(c, c.id_type, true);
+    c.inputs.forced = forced.ids.view();
+    c.inputs.replayed = forced.present.data();
+    c.wanted = kUsual;
+    fill(c, static_cast<unsigned>(turn));
+    expect_matches(c);
+    const auto valid = pad(c);
+    c.inputs.valid = valid.data();
+    expect_matches(c);
+  });
+}
+
 // ---- tables
 
 TEST(RouteOutputs, TablesChoose) {
@@ -283,6 +348,79 @@ TEST(RouteOutputs, ASequenceHasTheSumsThatItHasAlone) {
       EXPECT_TRUE(std::equal(alone.bytes[output].begin(), alone.bytes[output].end(),
                              whole.bytes[output].begin() + static_cast<std::ptrdiff_t>(s * size)))
           << "sequence " << s << " output " << output;
+    }
+  }
+}
+
+// Every 64 tokens have scores of another size, so that doubles round when pieces are added: another order, other bits.
+std::vector<float> uneven_logits(std::int64_t tokens, std::int64_t experts, unsigned seed) {
+  std::vector<float> logits = random_floats(static_cast<std::size_t>(tokens * experts), 1.0F, seed);
+  std::mt19937 random(seed);
+  std::vector<float> drop(static_cast<std::size_t>(experts));
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int64_t e = 0; e < experts; ++e) {
+      float& of_expert = drop[static_cast<std::size_t>(e)];
+      of_expert = t % 64 == 0 ? static_cast<float>(random() % 40) : of_expert;
+      logits[static_cast<std::size_t>(t * experts + e)] -= of_expert;
+    }
+  }
+  return logits;
+}
+
+TEST(RouteOutputs, ManyThreadsGiveTheBitsOfOne) {
+  constexpr std::int64_t kExperts = 37;
+  for (const Score score : {Score::softmax, Score::sigmoid, Score::logit}) {
+    for (const std::int64_t tokens : {700, 1500}) {
+      const std::int64_t begin[] = {0, 5, 300, 301, tokens};
+      Case c{.tokens = tokens, .experts = kExperts, .options = {.topk = 5, .score = score}};
+      c.logits = uneven_logits(tokens, kExperts, static_cast<unsigned>(tokens));
+      c.wanted = everything_of(score);
+      for (const bool apart : {false, true}) {
+        c.inputs.sequence_begin = apart ? begin : nullptr;
+        c.inputs.sequences = apart ? 4 : 1;
+        c.threads = 1;
+        const Results one = run(c);
+        for (int turn = 0; turn < 25; ++turn) {  // pieces end in another order each time
+          constexpr int kThreads[] = {2, 3, 5, 8, 1};
+          c.threads = kThreads[turn % 5];
+          const Results many = run(c);
+          for (unsigned output = 0; output < kOutputs; ++output) {
+            ASSERT_EQ(many.bytes[output], one.bytes[output])
+                << "output " << output << ", " << c.threads << " threads, " << tokens << " tokens";
+          }
+        }
+      }
+    }
+  }
+}
+
+// What belongs to tokens comes out of every part of a batch; sums are those of the part.
+TEST(RouteOutputs, PartsOfABatchOnManyThreadsGiveItsBits) {
+  constexpr std::int64_t kExperts = 37;
+  constexpr std::int64_t kTokens = 700;
+  Case c{.tokens = kTokens, .experts = kExperts, .options = {.topk = 5}, .wanted = everything_of(Score::softmax)};
+  c.logits = uneven_logits(kTokens, kExperts, 3);
+  const Results whole = run(c);
+  for (const std::int64_t split : {1, 63, 64, 65, 300, 699}) {
+    for (const int threads : {1, 2, 3, 5, 8}) {
+      Case head = c;
+      Case tail = c;
+      head.threads = tail.threads = threads;
+      head.tokens = split;
+      tail.tokens = kTokens - split;
+      head.logits.resize(static_cast<std::size_t>(split * kExperts));
+      tail.logits.assign(c.logits.begin() + split * kExperts, c.logits.end());
+      const Results first = run(head);
+      const Results second = run(tail);
+      for (const Output output : {expert, weight, probability, byte_map, bit_map, chosen_logit, aux_score, cutoff}) {
+        std::vector<std::byte> both = first.bytes[output];
+        both.insert(both.end(), second.bytes[output].begin(), second.bytes[output].end());
+        ASSERT_EQ(both, whole.bytes[output]) << "output " << output << ", split at " << split;
+      }
+      const auto counts = first.as<std::int64_t>(count);
+      auto sum = second.as<std::int64_t>(count);
+      for (std::size_t e = 0; e < sum.size(); ++e) sum[e] += counts[e];
+      ASSERT_EQ(sum, whole.as<std::int64_t>(count)) << "split at " << split;
     }
   }
 }

@@ -39,6 +39,9 @@ enum Output : unsigned {
 constexpr unsigned bit(Output output) { return 1U << output; }
 constexpr unsigned kRouting = bit(expert) | bit(weight);
 constexpr unsigned kUsual = bit(cutoff) - 1;  // all but what asks for K < E, no groups and nothing forced
+// All that tokens can have when they are routed side by side.
+constexpr unsigned kSideBySide =
+    kRouting | bit(probability) | bit(byte_map) | bit(bit_map) | bit(chosen_logit) | bit(count) | bit(valid_count);
 constexpr unsigned kEverything = bit(kOutputs) - 1;
 // A histogram needs a score of each expert alone.
 inline unsigned everything_of(Score score) {
@@ -290,6 +293,28 @@ inline std::vector<float> random_floats(std::size_t size, float scale, unsigned 
     value = normal(random);
   }
   return values;
+}
+
+// Which gradients come.
+struct Parts {
+  bool weight;
+  bool probability;
+  bool aux;
+  bool z;
+};
+inline constexpr Parts kParts[] = {{true, false, false, false}, {false, true, false, false}, {true, true, false, false},
+                                   {false, false, true, false}, {false, false, false, true}, {true, false, true, true},
+                                   {true, true, true, true},    {false, false, false, false}};
+
+inline Gradients random_gradients(const Case& c, const Parts& parts, unsigned seed) {
+  const auto slots = static_cast<std::size_t>(c.tokens * c.options.topk);
+  const auto dense = static_cast<std::size_t>(c.tokens * c.experts);
+  Gradients gradients;
+  if (parts.weight) gradients.weight = random_floats(slots, 1.0F, seed);
+  if (parts.probability) gradients.probability = random_floats(dense, 1.0F, seed + 1);
+  if (parts.aux) gradients.aux = random_floats(static_cast<std::size_t>(c.sequences() * c.experts), 1.0F, seed + 2);
+  gradients.z = parts.z ? 0.125F : 0.0F;
+  return gradients;
 }
 
 inline reference::Table table_of(const Case& c) {
