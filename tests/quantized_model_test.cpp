@@ -67,6 +67,8 @@ constexpr Stored kStored[] = {
     {"kimi_k25_int4", "compressed-tensors", DType::i32, Codes::u4, DType::bf16, 1, 32},
     {"glm4_moe_int8", "compressed-tensors", DType::i8, Codes::i8, DType::f32, 1, 0},
     {"qwen2_moe_gptq", "gptq", DType::i32, Codes::u4, DType::f16, 1, 16},
+    {"qwen3_moe_gptq", "gptq", DType::i32, Codes::u4, DType::f16, 1, 32},
+    {"mixtral_packed_int8", "compressed-tensors", DType::i32, Codes::u8, DType::bf16, 1, 0},
     {"olmoe_gptq_int8", "gptq", DType::i32, Codes::u8, DType::f16, 1, 16},
     {"nemotron_h_nvfp4", "modelopt", DType::u8, Codes::f4_e2m1, DType::f8_e4m3, 1, 16},
     {"qwen3_next_nvfp4", "compressed-tensors", DType::u8, Codes::f4_e2m1, DType::f8_e4m3, 1, 16},
