@@ -1,7 +1,6 @@
 // Quantised checkpoints: what is said of them, what fits, and what does not. Golden folders are changed for it.
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <numeric>
 
 #include "checkpoints.hpp"
@@ -11,24 +10,6 @@ namespace {
 
 using namespace switchyard;
 using namespace switchyard::testing;
-
-// A golden folder whose tensors can be changed.
-Checkpoint golden(const std::string& name) {
-  const std::filesystem::path folder = std::filesystem::path(SWITCHYARD_TEST_DATA) / name;
-  Checkpoint checkpoint;
-  checkpoint.config = json::parse(std::ifstream(folder / "config.json"));
-  const TensorFile file = TensorFile::open(folder / "model.safetensors");
-  for (const Tensor& tensor : file.tensors()) {
-    checkpoint.list.add(tensor.name, tensor.dtype, tensor.shape, tensor.data, tensor.bytes);
-  }
-  return checkpoint;
-}
-
-// The bytes are the list's own.
-template <class T>
-T* data_of(Tensor& tensor) {
-  return reinterpret_cast<T*>(const_cast<std::byte*>(tensor.data));
-}
 
 void expect_bad(const Checkpoint& checkpoint, std::initializer_list<std::string_view> parts) {
   expect_error(Code::bad_data, parts, [&] { checkpoint.open(); });
