@@ -116,11 +116,12 @@ bool lay_out(PackedMatrices& matrix, const MatrixEntry& entry) {
   scales.dtype = scales.dtype != DType::f32 && scales.dtype != DType::bf16 ? scales.dtype
                  : narrow                                                  ? DType::bf16
                                                                            : DType::f32;
-  scales.group = entry.group;
-  if (entry.group < 1 || entry.group > matrix.padded_depth() || entry.group % kShortestGroup != 0 ||
+  const std::int64_t longest = std::max(scales.group, matrix.padded_depth());
+  if (entry.group < 1 || entry.group > longest || entry.group % kShortestGroup != 0 ||
       entry.scale_type != static_cast<std::int64_t>(scales.dtype)) {
     return false;
   }
+  scales.group = entry.group;
   matrix.lay_out(scales);
   return true;
 }
