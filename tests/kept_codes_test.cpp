@@ -198,24 +198,28 @@ TEST(KeptCodes, OfFloatsGiveTheBitsOfTheirValues) {
   }
 }
 
-// Zeros of its own are no part of the format, and neither are groups that are no multiple of 32.
+// Zeros of their own are no part of int4, nor other groups than multiples of 32; int8 has no groups.
 TEST(KeptCodes, WhatTheFormatHasNotIsRoundedAnew) {
   const std::vector<std::uint8_t> zeros(kWidth * kDepth, 0x99);  // of 4 bits, at least one per scale
-  for (const Stored& stored :
-       {Stored{Format::i4, Codes::u4, 128, DType::bf16}, {Format::i4, Codes::u4, 16, DType::bf16}}) {
+  for (const Stored& stored : {Stored{Format::i4, Codes::u4, 128, DType::bf16},
+                               {Format::i4, Codes::u4, 16, DType::f16, 1, 8},
+                               {Format::i8, Codes::u8, 128, DType::f16, 1, 4}}) {
     SCOPED_TRACE(name_of(stored));
     const Weight weight(stored, false);
     WeightView view = weight.view();
-    if (stored.group == 128) view.zeros = {zeros.data(), view.scales.out_stride, 1, 0};
+    if (stored.run == 1) view.zeros = {zeros.data(), view.scales.out_stride, 1, 0};
     std::vector<float> values(kWidth * kDepth);
     for (std::int64_t f = 0; f < kWidth; ++f) read_row(view, f, 0, kDepth, values.data() + f * kDepth);
-    PackedMatrices found(1, kWidth, kDepth, false, Format::i4);
+    PackedMatrices found(1, kWidth, kDepth, false, stored.format);
     found.pack(0, view, {}, Threads::pool(2));
-    PackedMatrices expected(1, kWidth, kDepth, false, Format::i4);
+    PackedMatrices expected(1, kWidth, kDepth, false, stored.format);
     expected.pack(0, {values.data(), DType::f32, kDepth, 1}, {}, Threads::pool(2));
-    const auto bytes = found.buffers()[0];
-    const auto same = expected.buffers()[0];
-    EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), same.begin(), same.end()));
+    EXPECT_EQ(found.scales().group, expected.scales().group);
+    for (std::int64_t f = 0; f < kWidth; ++f) {
+      for (std::int64_t k = 0; k < kDepth; ++k) {
+        ASSERT_EQ(packed_values::value(found, f / 32, f % 32, k), packed_values::value(expected, f / 32, f % 32, k));
+      }
+    }
   }
 }
 

@@ -201,17 +201,17 @@ bool is_whole(const BufferEntry& entry, std::size_t expected, bool required, std
 
 // Removes unfinished files whose processes are gone: nobody holds their locks.
 void remove_abandoned(const std::filesystem::path& folder) {
+  const std::string mark = fmt::format(".packed{}", kUnfinished);
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    if (entry.path().filename().string().find(fmt::format(".packed{}", kUnfinished)) == std::string::npos) {
-      continue;
-    }
-    const int fd = ::open(entry.path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  for (std::filesystem::directory_iterator at(folder, error), end; at != end; at.increment(error)) {
+    const std::filesystem::path& path = at->path();
+    const bool marked = path.filename().string().find(mark) != std::string::npos;
+    const int fd = marked ? ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
     if (fd < 0) {
       continue;
     }
     if (::flock(fd, LOCK_EX | LOCK_NB) == 0) {
-      ::unlink(entry.path().c_str());
+      ::unlink(path.c_str());
     }
     ::close(fd);
   }
@@ -327,7 +327,8 @@ void PackedFile::make() {
       refuse(path_.parent_path(), "a file in it cannot be made", errno);
     }
     if (fd_ >= 0) {
-      (void)::flock(fd_, LOCK_EX);  // where there are no locks, nothing is taken for abandoned
+      while (::flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
+      }  // where there are no locks, nothing is taken for abandoned
       (void)::fstat(fd_, &status);
     }
   }
