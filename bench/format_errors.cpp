@@ -1,10 +1,13 @@
 // Prints what each format adds to the error of a layer, as the table of docs/formats.md.
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <random>
 #include <vector>
 
 #include "../tests/cases.hpp"
+#include "experts/quantise.hpp"
 #include "switchyard/switchyard.hpp"
 
 namespace switchyard {
@@ -20,6 +23,37 @@ std::vector<float> normal_values(std::int64_t count, double scale, unsigned seed
   return values;
 }
 
+// A matrix [out, in] as a checkpoint has it whose integers of 4 bits share a scale in groups of 32 inputs: rounded as
+// groups of 128 are when a layer is packed.
+class GroupsOf32 {
+ public:
+  GroupsOf32(const std::vector<float>& weight, std::int64_t depth) : depth_(depth) {
+    for (auto from = weight.begin(); from != weight.end(); from += kGroup) {
+      float largest = 0;
+      std::for_each_n(from, kGroup, [&](float value) { largest = std::max(largest, std::fabs(value)); });
+      scales_.push_back(round_to_bf16(largest / 7));
+      const float scale = std::bit_cast<float>(static_cast<std::uint32_t>(scales_.back()) << 16);
+      for (std::int64_t i = 0; i < kGroup; i += 2) {
+        const auto code = [&](float value) { return static_cast<unsigned>(round_integer(value / scale, -8, 7, 8)); };
+        codes_.push_back(static_cast<std::uint8_t>(code(from[i]) | code(from[i + 1]) << 4));
+      }
+    }
+  }
+
+  WeightView view() const {
+    WeightView view{codes_.data(), DType::f32, depth_};
+    view.codes = Codes::u4;
+    view.scales = {scales_.data(), DType::bf16, depth_ / kGroup, 1, 1, kGroup};
+    return view;
+  }
+
+ private:
+  static constexpr std::int64_t kGroup = 32;
+  std::int64_t depth_;
+  std::vector<std::uint8_t> codes_;
+  std::vector<std::uint16_t> scales_;
+};
+
 // One expert of a shape, of normally distributed weights, for normally distributed tokens.
 class Expert {
  public:
@@ -32,15 +66,25 @@ class Expert {
         x_(normal_values(kTokens * hidden_, 1, 4)) {}
 
   std::vector<float> run(Format format) {
+    return run(format, {{gate_.data(), DType::f32, hidden_, 1},
+                        {up_.data(), DType::f32, hidden_, 1},
+                        {down_.data(), DType::f32, ffn_, 1}});
+  }
+
+  std::vector<float> run_groups_of_32() {
+    const GroupsOf32 gate(gate_, hidden_);
+    const GroupsOf32 up(up_, hidden_);
+    const GroupsOf32 down(down_, ffn_);
+    return run(Format::i4, {gate.view(), up.view(), down.view()});
+  }
+
+ private:
+  std::vector<float> run(Format format, const ExpertTensors& tensors) {
     LayerWeights weights;
     weights.experts = 1;
     weights.hidden = hidden_;
     weights.ffn = ffn_;
-    weights.expert = [&](std::int32_t) {
-      return ExpertTensors{{gate_.data(), DType::f32, hidden_, 1},
-                           {up_.data(), DType::f32, hidden_, 1},
-                           {down_.data(), DType::f32, ffn_, 1}};
-    };
+    weights.expert = [&](std::int32_t) { return tensors; };
     LayerOptions options;
     options.format = format;
     const Layer layer(weights, {}, options);
@@ -53,7 +97,6 @@ class Expert {
     return y;
   }
 
- private:
   std::int64_t hidden_;
   std::int64_t ffn_;
   std::vector<float> gate_;
@@ -77,8 +120,8 @@ double error(const std::vector<float>& found, const std::vector<float>& expected
 void print_table() {
   std::printf("| H, F |");
   for (std::int32_t i = 1; i < kFormats; ++i) std::printf(" %s |", format_name(static_cast<Format>(i)));
-  std::printf("\n| --- |");
-  for (std::int32_t i = 1; i < kFormats; ++i) std::printf(" --- |");
+  std::printf(" int4, groups of 32 |\n| --- |");
+  for (std::int32_t i = 0; i < kFormats; ++i) std::printf(" --- |");
   std::printf("\n");
   for (const LayerCase& shape : kBenchCases) {
     Expert expert(shape);
@@ -87,7 +130,7 @@ void print_table() {
     for (std::int32_t i = 1; i < kFormats; ++i) {
       std::printf(" %.2f %% |", 100 * error(expert.run(static_cast<Format>(i)), expected));
     }
-    std::printf("\n");
+    std::printf(" %.2f %% |\n", 100 * error(expert.run_groups_of_32(), expected));
   }
 }
 

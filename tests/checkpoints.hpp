@@ -168,6 +168,24 @@ class Checkpoint {
   DType dtype_;
 };
 
+// A golden folder whose tensors can be changed.
+inline Checkpoint golden(const std::string& name) {
+  const std::filesystem::path folder = std::filesystem::path(SWITCHYARD_TEST_DATA) / name;
+  Checkpoint checkpoint;
+  checkpoint.config = json::parse(std::ifstream(folder / "config.json"));
+  const TensorFile file = TensorFile::open(folder / "model.safetensors");
+  for (const Tensor& tensor : file.tensors()) {
+    checkpoint.list.add(tensor.name, tensor.dtype, tensor.shape, tensor.data, tensor.bytes);
+  }
+  return checkpoint;
+}
+
+// The bytes are the list's own.
+template <class T>
+T* data_of(Tensor& tensor) {
+  return reinterpret_cast<T*>(const_cast<std::byte*>(tensor.data));
+}
+
 inline json config_of(const char* model_type, const json& more) {
   json config = {{"model_type", model_type},
                  {"num_hidden_layers", kLayers},

@@ -1,18 +1,28 @@
 // Packed weights in files: the same bits, and no file that is not what it should be is ever used.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "checkpoints.hpp"
+#include "elements.hpp"
+#include "layer/pack_cache.hpp"
 
 namespace {
 
@@ -84,26 +94,28 @@ class PackCache : public ::testing::Test {
 };
 
 TEST_F(PackCache, GivesTheSameBitsForEveryFormatAndGoldenModel) {
+  std::vector<LayerOptions> all;
+  for (std::int32_t format = 0; format < kFormats; ++format) all.push_back({.format = static_cast<Format>(format)});
+  all.push_back({.format = Format::bf16, .activations = DType::bf16, .router = DType::bf16});
   int models = 0;
   for (const auto& entry : fs::directory_iterator(SWITCHYARD_TEST_DATA)) {
     if (!fs::exists(entry.path() / "config.json")) continue;
     const Model model = Model::open(entry.path());
     if (!model.info().unsupported.empty() || !model.info().table_layers.empty()) continue;
     ++models;
-    for (const LayerOptions& options :
-         {LayerOptions{}, LayerOptions{.format = Format::bf16},
-          LayerOptions{.format = Format::bf16, .activations = DType::bf16, .router = DType::bf16}}) {
+    for (const LayerOptions& options : all) {
+      SCOPED_TRACE(entry.path().filename().string() + " as " + format_name(options.format));
       const TempFolder folder;
       const std::int32_t index = model.info().moe_layers.back();
       const Layer plain = model.layer(index, options);
       const Layer packed = model.layer(index, options, {}, folder.path());
       const Layer mapped = model.layer(index, options, {}, folder.path());
       EXPECT_FALSE(packed.from_cache());
-      EXPECT_TRUE(mapped.from_cache()) << entry.path();
+      EXPECT_TRUE(mapped.from_cache());
       EXPECT_EQ(mapped.weight_bytes(), plain.weight_bytes());
       const std::vector<float> expected = run(plain, model.info().hidden);
-      EXPECT_EQ(run(packed, model.info().hidden), expected) << entry.path();
-      EXPECT_EQ(run(mapped, model.info().hidden), expected) << entry.path();
+      EXPECT_EQ(run(packed, model.info().hidden), expected);
+      EXPECT_EQ(run(mapped, model.info().hidden), expected);
     }
   }
   EXPECT_GT(models, 10);
@@ -188,6 +200,23 @@ TEST_F(PackCache, FileOfAnotherFormatUnderThisName) {
   expect_damage_is_seen(read_file(files_in(other.path()).front()), "another format");
 }
 
+TEST_F(PackCache, FileOfAnotherVersion) {
+  // The checksum stands after all that it is of.
+  std::size_t place = 8;
+  while (place < 4096 && XXH3_64bits(good_.data(), place) != elements::load<std::uint64_t>(good_.data() + place, 0)) {
+    place += 8;
+  }
+  ASSERT_LT(place, 4096U);
+  ASSERT_EQ(elements::load<std::uint64_t>(good_.data(), 1), kPackedVersion);
+  for (const std::uint64_t version : {kPackedVersion - 1, kPackedVersion + 1}) {
+    std::string bytes = good_;
+    std::memcpy(&bytes[8], &version, sizeof version);
+    const std::uint64_t checksum = XXH3_64bits(bytes.data(), place);
+    std::memcpy(&bytes[place], &checksum, sizeof checksum);
+    expect_damage_is_seen(bytes, "another version");
+  }
+}
+
 TEST_F(PackCache, ChangedWeights) {
   Checkpoint changed = qwen2();
   // Unchanged but for one element; the files' times may be the same.
@@ -260,6 +289,166 @@ TEST_F(PackCache, SeveralAtOnceAllHaveIt) {
   for (const std::vector<float>& each : found) EXPECT_EQ(each, expected_);
   EXPECT_EQ(files_in(cache_.path()).size(), 1U) << "no unfinished file stays";
   EXPECT_TRUE(layer().from_cache());
+}
+
+TEST_F(PackCache, WhatAKilledProcessLeftIsRemoved) {
+  fs::remove(path_);
+  const pid_t child = ::fork();
+  if (child == 0) {  // without the threads of the pool, which are the parent's
+    const auto alone = [](void*, int, Threads::Body body, void* data) { body(data, 0); };
+    const LayerOptions options{.threads = Threads::host(1, alone, nullptr)};
+    const auto die = [](std::int32_t, std::int32_t) { (void)::raise(SIGKILL); };
+    (void)Model::open(model_.path()).layer(0, options, die, cache_.path());
+    ::_exit(1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  ASSERT_EQ(files_in(cache_.path()).size(), 1U);
+  EXPECT_NE(files_in(cache_.path()).front(), path_);
+  expect_rebuilt("killed");
+}
+
+TEST_F(PackCache, WhatIsBeingMadeStays) {
+  fs::remove(path_);
+  bool begun = false;
+  const auto progress = [&](std::int32_t, std::int32_t) {
+    if (std::exchange(begun, true)) return;
+    EXPECT_FALSE(Model::open(model_.path()).layer(1, kOptions, {}, cache_.path()).from_cache());
+  };
+  EXPECT_FALSE(Model::open(model_.path()).layer(0, kOptions, progress, cache_.path()).from_cache());
+  EXPECT_TRUE(layer().from_cache());
+  EXPECT_EQ(files_in(cache_.path()).size(), 2U);
+}
+
+// Bounds the size of files for a while, as a full disk does.
+class FileLimit {
+ public:
+  explicit FileLimit(std::uintmax_t bytes) : handler_(::signal(SIGXFSZ, SIG_IGN)) {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit bound{bytes, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &bound);
+  }
+  ~FileLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    ::signal(SIGXFSZ, handler_);
+  }
+  FileLimit(const FileLimit&) = delete;
+  FileLimit& operator=(const FileLimit&) = delete;
+
+ private:
+  sighandler_t handler_;
+  rlimit before_{};
+};
+
+bool can_reserve(const fs::path& folder) {
+  const int fd = ::open((folder / "try").c_str(), O_RDWR | O_CREAT, 0600);
+  const bool can = fd >= 0 && ::fallocate(fd, 0, 0, 4096) == 0;
+  ::close(fd);
+  fs::remove(folder / "try");
+  return can;
+}
+
+// Of a format whose scales stand where the checkpoint has them, with biases and with latent maps.
+TEST_F(PackCache, AFileThatHasNoRoomIsAnErrorBeforePacking) {
+  if (!can_reserve(model_.path())) GTEST_SKIP() << "the filesystem cannot reserve";
+  for (const auto& [name, format] :
+       {std::pair{"kimi_k25_int4", Format::i4}, {"gpt_oss", Format::bf16}, {"nemotron_h_nvfp4", Format::nvfp4}}) {
+    SCOPED_TRACE(name);
+    const TempFolder folder;
+    const Model model = Model::open(fs::path(SWITCHYARD_TEST_DATA) / name);
+    bool packed = false;
+    const auto make = [&] {
+      const auto progress = [&](std::int32_t, std::int32_t) { packed = true; };
+      return model.layer(model.info().moe_layers.front(), {.format = format}, progress, folder.path()).from_cache();
+    };
+    EXPECT_FALSE(make());
+    ASSERT_EQ(files_in(folder.path()).size(), 1U);
+    const std::uintmax_t bytes = fs::file_size(files_in(folder.path()).front());
+    fs::remove(files_in(folder.path()).front());
+    packed = false;
+    {
+      const FileLimit limit(bytes - 1);
+      expect_error(Code::io, {"cache", folder.path().string(), "bytes cannot be reserved"}, make);
+    }
+    EXPECT_FALSE(packed);
+    EXPECT_TRUE(files_in(folder.path()).empty());
+    const FileLimit limit(bytes);
+    EXPECT_FALSE(make());
+    EXPECT_TRUE(make());
+  }
+}
+
+TEST_F(PackCache, WhoMayReadIsTheUmasksToSay) {
+  for (const mode_t mask : {0022U, 0077U, 0027U}) {
+    fs::remove(path_);
+    const mode_t before = ::umask(mask);
+    EXPECT_FALSE(layer().from_cache());
+    ::umask(before);
+    struct stat status {};
+    ASSERT_EQ(::stat(path_.c_str(), &status), 0);
+    EXPECT_EQ(status.st_mode & 0777U, 0644U & ~mask);
+  }
+}
+
+// Weights that have a format already, with scales elsewhere than where it has them.
+struct GroupsOf32 {
+  std::vector<std::uint8_t> codes = std::vector<std::uint8_t>(96 * 64 / 2, 0x5b);
+  std::vector<float> scales = std::vector<float>(96 * 3, 0.25F);
+
+  LayerWeights weights() const {
+    LayerWeights weights;
+    weights.experts = 2;
+    weights.hidden = 96;
+    weights.ffn = 64;
+    weights.expert = [&](std::int32_t) {
+      const auto view = [&](std::int64_t depth) {
+        WeightView weight{codes.data(), DType::f32, depth};
+        weight.codes = Codes::i4;
+        weight.scales = {scales.data(), DType::f32, 3, 1, 1, 32};
+        return weight;
+      };
+      return ExpertTensors{view(96), view(96), view(64)};
+    };
+    return weights;
+  }
+};
+
+TEST_F(PackCache, PartsStayAsTheyWereWhereAFileIsNotUsed) {
+  const GroupsOf32 source;
+  const LayerWeights weights = source.weights();
+  const auto plan = [&] { return plan_parts(weights, {}, {.format = Format::i4}); };
+  Layer::Parts packed = plan();
+  const fs::path path = packed_path(cache_.path(), "model", 0, packed);
+  lay_out_parts(packed, weights);
+  PackedFile file(path, packed);
+  pack_parts(packed, weights);
+  file.finish(packed, {1, 2});
+  const std::string good = read_file(path);
+
+  Layer::Parts parts = plan();
+  const PackedMatrices& up = parts.experts.packed().up;
+  const PanelScales planned = up.scales();
+  const std::size_t bytes = up.bytes();
+  ASSERT_NE(planned.group, 32);
+  const auto expect_untouched = [&] {
+    EXPECT_FALSE(parts.from_cache);
+    EXPECT_EQ(up.scales().group, planned.group);
+    EXPECT_EQ(up.scales().dtype, planned.dtype);
+    EXPECT_EQ(up.bytes(), bytes);
+    EXPECT_TRUE(up.buffers()[0].empty());
+  };
+  EXPECT_FALSE(map_packed(parts, path, {1, 3}));
+  expect_untouched();
+  std::string bad = good;
+  bad.back() = static_cast<char>(bad.back() ^ 1);
+  write_text(path, bad);
+  EXPECT_FALSE(map_packed(parts, path, {1, 2}));
+  expect_untouched();
+  write_text(path, good);
+  EXPECT_TRUE(map_packed(parts, path, {1, 2}));
+  EXPECT_EQ(up.scales().group, 32);
+  EXPECT_EQ(up.bytes(), packed.experts.packed().up.bytes());
 }
 
 TEST_F(PackCache, ProgressEndsWithAllExperts) {

@@ -1,7 +1,6 @@
 // Quantised checkpoints: what is said of them, what fits, and what does not. Golden folders are changed for it.
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <numeric>
 
 #include "checkpoints.hpp"
@@ -11,24 +10,6 @@ namespace {
 
 using namespace switchyard;
 using namespace switchyard::testing;
-
-// A golden folder whose tensors can be changed.
-Checkpoint golden(const std::string& name) {
-  const std::filesystem::path folder = std::filesystem::path(SWITCHYARD_TEST_DATA) / name;
-  Checkpoint checkpoint;
-  checkpoint.config = json::parse(std::ifstream(folder / "config.json"));
-  const TensorFile file = TensorFile::open(folder / "model.safetensors");
-  for (const Tensor& tensor : file.tensors()) {
-    checkpoint.list.add(tensor.name, tensor.dtype, tensor.shape, tensor.data, tensor.bytes);
-  }
-  return checkpoint;
-}
-
-// The bytes are the list's own.
-template <class T>
-T* data_of(Tensor& tensor) {
-  return reinterpret_cast<T*>(const_cast<std::byte*>(tensor.data));
-}
 
 void expect_bad(const Checkpoint& checkpoint, std::initializer_list<std::string_view> parts) {
   expect_error(Code::bad_data, parts, [&] { checkpoint.open(); });
@@ -67,6 +48,8 @@ constexpr Stored kStored[] = {
     {"kimi_k25_int4", "compressed-tensors", DType::i32, Codes::u4, DType::bf16, 1, 32},
     {"glm4_moe_int8", "compressed-tensors", DType::i8, Codes::i8, DType::f32, 1, 0},
     {"qwen2_moe_gptq", "gptq", DType::i32, Codes::u4, DType::f16, 1, 16},
+    {"qwen3_moe_gptq", "gptq", DType::i32, Codes::u4, DType::f16, 1, 32},
+    {"mixtral_packed_int8", "compressed-tensors", DType::i32, Codes::u8, DType::bf16, 1, 0},
     {"olmoe_gptq_int8", "gptq", DType::i32, Codes::u8, DType::f16, 1, 16},
     {"nemotron_h_nvfp4", "modelopt", DType::u8, Codes::f4_e2m1, DType::f8_e4m3, 1, 16},
     {"qwen3_next_nvfp4", "compressed-tensors", DType::u8, Codes::f4_e2m1, DType::f8_e4m3, 1, 16},

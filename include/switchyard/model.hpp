@@ -74,7 +74,8 @@ class SWITCHYARD_API Model {
   // number of processes: same bits, no packing, no copy. All of the file is read and checked before it is used; one
   // that is damaged, of another version of this library or of weights that have changed is replaced, and so a folder
   // that can only be read is enough as long as its files fit. The folder is made if it is missing. Throws io, before
-  // packing, where a file is needed and cannot be made. What counts as a change: docs/memory.md. A file that is cut
+  // packing, where a file is needed and cannot be made or has no room (on filesystems that can reserve it), and after it
+  // where the file cannot be written; nothing of it stays. What counts as a change: docs/memory.md. A file that is cut
   // short while it is mapped is beyond what a mapping can report.
   Layer layer(std::int32_t index, const LayerOptions& options = {}, const Progress& progress = {},
               const std::filesystem::path& cache = {}) const;

@@ -322,7 +322,7 @@ SWITCHYARD_API switchyard_status switchyard_model_layer(const switchyard_model* 
                                                         switchyard_layer** layer);
 /* The same, with the packed form kept in a file in the folder `cache`, and mapped the next time; NULL: none. A file that
  * is damaged, of another version or of weights that have changed is replaced. _IO, before packing, where a file is
- * needed and cannot be made. */
+ * needed and cannot be made or has no room, and after it where the file cannot be written. */
 SWITCHYARD_API switchyard_status switchyard_model_layer_cached(const switchyard_model* model, int32_t index,
                                                                const switchyard_layer_options* options,
                                                                const char* cache, switchyard_progress progress,

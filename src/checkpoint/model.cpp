@@ -329,7 +329,8 @@ Layer Model::layer(std::int32_t index, const LayerOptions& options, const Progre
     const fs::path path = packed_path(cache, model.file_name, index, *parts);
     const Fingerprint source = model.source_of(index);
     if (!map_packed(*parts, path, source)) {
-      PackedFile file(path);
+      lay_out_parts(*parts, block.weights);
+      PackedFile file(path, *parts);
       pack_parts(*parts, block.weights);
       finish(model.config.experts - 1);
       file.finish(*parts, source);

@@ -342,6 +342,12 @@ std::size_t step_of(const Tensor& tensor, const StoredWeight& weight) {
   return tensor.bytes / static_cast<std::size_t>(weight.held);
 }
 
+// Symmetric GPTQ weights have zeros, too: 8 everywhere, which needs none.
+bool are_all_eight(const Tensor& zeros, std::int32_t offset) {
+  const auto two = static_cast<std::byte>((8 - offset) * 0x11);
+  return std::all_of(zeros.data, zeros.data + zeros.bytes, [=](std::byte each) { return each == two; });
+}
+
 template <class T>
 std::vector<T> values_of(const Tensor& tensor) {
   std::vector<T> values(tensor.bytes / sizeof(T));
@@ -419,6 +425,7 @@ WeightView matrix_of(const StoredWeight& weight, std::int32_t index) {
     std::memcpy(&factor, parts.factor->data + at * step_of(*parts.factor, weight), sizeof factor);
     view.scales.factor = weight.divides ? 1.0F / factor : factor;
   }
+  if (view.zeros.data != nullptr && are_all_eight(*parts.zeros, view.zeros.offset)) view.zeros = {};
   return view;
 }
 

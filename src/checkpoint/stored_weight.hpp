@@ -61,7 +61,7 @@ StoredWeight plain_weight(const Tensor& tensor, const NamedShape& wanted);
 // Throws bad_data if the outline is not that of the codes.
 std::string check_values(const StoredWeight& weight, const std::string& file_name, const Quantization& quantization);
 
-// The matrix `index` of the stack. Reads its factor.
+// The matrix `index` of the stack. Reads its factor, and its zeros: where all are 8 the view has none.
 WeightView matrix_of(const StoredWeight& weight, std::int32_t index);
 
 // Lets go of the pages that hold it.

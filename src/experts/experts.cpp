@@ -52,8 +52,8 @@ void check_shape(const ExpertShape& shape) {
   check_function(shape.function);
 }
 
-// The types of what is there, and that every expert has the biases that the first one has.
-void check_tensors(std::int32_t expert, const ExpertTensors& tensors, const ExpertTensors& first) {
+// Types, and that every expert has the biases that the first one has.
+void check_biases(std::int32_t expert, const ExpertTensors& tensors, const ExpertTensors& first) {
   struct Bias {
     const char* name;
     const WeightView& view;
@@ -70,8 +70,20 @@ void check_tensors(std::int32_t expert, const ExpertTensors& tensors, const Expe
       check_weight(bias.view, bias.name);
     }
   }
-  check_weight(tensors.up, "up");
-  check_weight(tensors.down, "down");
+}
+
+// One expert, checked but for what it has in common with others.
+ExpertTensors take_expert(const ExpertWeights::Packed& packed, std::int32_t expert,
+                          const std::function<ExpertTensors(std::int32_t)>& tensors) {
+  ExpertTensors from = tensors(expert);
+  if (packed.shape.function.gated) {
+    check_weight(from.gate, "gate");
+  } else {
+    from.gate_bias = {};
+  }
+  check_weight(from.up, "up");
+  check_weight(from.down, "down");
+  return from;
 }
 
 void make_biases(ExpertWeights::Packed& packed, const ExpertTensors& first) {
@@ -153,21 +165,22 @@ ExpertWeights::ExpertWeights(const ExpertShape& shape, Format format,
   pack_experts(*packed_, tensors, threads);
 }
 
+void lay_out_experts(ExpertWeights::Packed& packed, const std::function<ExpertTensors(std::int32_t)>& tensors) {
+  const ExpertTensors first = take_expert(packed, 0, tensors);
+  packed.up.lay_out_like(packed.shape.function.gated ? first.gate : first.up);
+  packed.down.lay_out_like(first.down);
+  make_biases(packed, first);
+}
+
 void pack_experts(ExpertWeights::Packed& packed, const std::function<ExpertTensors(std::int32_t)>& tensors,
                   const Threads& threads) {
-  const ExpertShape& shape = packed.shape;
   ExpertTensors first;
-  for (std::int32_t expert = 0; expert < shape.experts; ++expert) {
-    ExpertTensors from = tensors(expert);
-    if (shape.function.gated) {
-      check_weight(from.gate, "gate");
-    } else {
-      from.gate_bias = {};
-    }
+  for (std::int32_t expert = 0; expert < packed.shape.experts; ++expert) {
+    const ExpertTensors from = take_expert(packed, expert, tensors);
     if (expert == 0) {
       first = from;
     }
-    check_tensors(expert, from, first);
+    check_biases(expert, from, first);
     if (expert == 0) {
       make_biases(packed, first);
     }

@@ -77,6 +77,10 @@ void PackedMatrices::lay_out(const PanelScales& scales) {
   bytes_ = bytes_of(count_, panels_, panel_bytes_);
 }
 
+void PackedMatrices::lay_out_like(const WeightView& view) {
+  lay_out(scales_like(format_, view, depth_, padded_depth_));
+}
+
 std::int64_t PackedMatrices::feature_of(std::int64_t panel, std::int64_t column) const {
   return gated_ ? panel * kGatedPanel + column / 16 * 8 + column % 8 : panel * kPanel + column;
 }
@@ -101,7 +105,7 @@ void PackedMatrices::pack_floats(const std::array<Source, 2>& sources, std::int6
 
 void PackedMatrices::pack(std::int32_t matrix, const WeightView& view, const WeightView& up, const Threads& threads) {
   if (buffer_.bytes() == 0) {
-    lay_out(scales_like(format_, view, depth_, padded_depth_));
+    lay_out_like(view);
     buffer_ = PageBuffer(bytes_);
   }
   std::byte* base = buffer_.data() + matrix * panels_ * panel_bytes_;
@@ -119,7 +123,11 @@ void PackedMatrices::pack(std::int32_t matrix, const WeightView& view, const Wei
   });
 }
 
-void PackedMatrices::make_bias() { bias_ = PageBuffer(buffer_bytes(1)); }
+void PackedMatrices::make_bias() {
+  if (bias_.bytes() == 0) {
+    bias_ = PageBuffer(buffer_bytes(1));
+  }
+}
 
 std::array<std::span<const std::byte>, PackedMatrices::kBuffers> PackedMatrices::buffers() const {
   return {std::span(buffer_.data(), buffer_.bytes()), std::span(bias_.data(), bias_.bytes())};

@@ -30,14 +30,16 @@ class PackedMatrices {
   // Throws out_of_memory, not_supported.
   PackedMatrices(std::int32_t count, std::int64_t features, std::int64_t depth, bool gated, Format format);
 
-  // Before memory is taken: where the scales stand. Throws as the constructor.
+  // Before memory is taken: where the scales stand, or will stand if the first matrix that is packed is `view`. Throw as
+  // the constructor.
   void lay_out(const PanelScales& scales);
+  void lay_out_like(const WeightView& view);
 
   // Packs one matrix; `up` is read only if gated. Codes and scales that the format has are kept, all else is rounded, see
   // docs/formats.md. All of `threads` take part.
   void pack(std::int32_t matrix, const WeightView& view, const WeightView& up, const Threads& threads);
 
-  // Makes room for the biases of all matrices, zeros.
+  // Makes room for the biases of all matrices, zeros, if there is none yet.
   void make_bias();
   // Packs the bias of one matrix, `up` only if gated; a view without data stands for zeros.
   void pack_bias(std::int32_t matrix, const WeightView& view, const WeightView& up);
@@ -106,6 +108,9 @@ struct ExpertWeights::Packed {
   PackedMatrices up;    // gate, if there is one, and up, [F,H] each
   PackedMatrices down;  // [H,F]
 };
+
+// Gives all experts the sizes that they will have when they are packed; asks for the first.
+void lay_out_experts(ExpertWeights::Packed& packed, const std::function<ExpertTensors(std::int32_t)>& tensors);
 
 // Packs all experts; see ExpertWeights.
 void pack_experts(ExpertWeights::Packed& packed, const std::function<ExpertTensors(std::int32_t)>& tensors,

@@ -70,6 +70,13 @@ void pack_one(PackedMatrices& packed, const WeightView& view, const Threads& thr
   }
 }
 
+void lay_out_linear(PackedMatrices& packed, const WeightView& view, const WeightView& bias) {
+  packed.lay_out_like(view);
+  if (bias.data != nullptr) {
+    packed.make_bias();
+  }
+}
+
 void pack_linear(PackedMatrices& packed, const WeightView& view, const WeightView& bias, const char* bias_what,
                  const Threads& threads) {
   pack_one(packed, view, threads);
@@ -132,6 +139,17 @@ Layer::Parts plan_parts(const LayerWeights& weights, const RouterOptions& router
     parts.latent_out = plan_one(weights.latent_out, "latent_out", weights.hidden, weights.latent, options.format);
   }
   return parts;
+}
+
+void lay_out_parts(Layer::Parts& parts, const LayerWeights& weights) {
+  lay_out_experts(parts.experts.packed(), weights.expert);
+  if (parts.shared) {
+    lay_out_experts(parts.shared->packed(), [&](std::int32_t) { return weights.shared; });
+  }
+  if (!parts.latent_in.empty()) {
+    lay_out_linear(parts.latent_in, weights.latent_in, weights.latent_in_bias);
+    lay_out_linear(parts.latent_out, weights.latent_out, weights.latent_out_bias);
+  }
 }
 
 void pack_parts(Layer::Parts& parts, const LayerWeights& weights) {

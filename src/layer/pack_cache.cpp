@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -33,6 +35,7 @@ constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20;
 constexpr std::uint64_t kPage = 4096;
 // A checksum is made of those of blocks, so that all threads take part.
 constexpr std::size_t kBlock = std::size_t{4} << 20;
+constexpr std::string_view kUnfinished = ".unfinished.";
 
 struct BufferEntry {
   std::uint64_t offset;
@@ -65,7 +68,9 @@ static_assert(sizeof(Header) <= kHeaderBytes && std::has_unique_object_represent
 std::uint64_t header_checksum(const Header& header) { return XXH3_64bits(&header, offsetof(Header, checksum)); }
 
 // Null for what the layer has not.
-std::array<PackedMatrices*, kMatrices> matrices_of(Layer::Parts& parts) {
+using Matrices = std::array<PackedMatrices*, kMatrices>;
+
+Matrices matrices_of(Layer::Parts& parts) {
   ExpertWeights::Packed* shared = parts.shared ? &parts.shared->packed() : nullptr;
   return {&parts.experts.packed().up,
           &parts.experts.packed().down,
@@ -77,9 +82,11 @@ std::array<PackedMatrices*, kMatrices> matrices_of(Layer::Parts& parts) {
           &parts.latent_out};
 }
 
+bool is_there(const PackedMatrices* matrix) { return matrix != nullptr && !matrix->empty(); }
+
 MatrixEntry entry_of(const PackedMatrices* matrix) {
   MatrixEntry entry{};
-  if (matrix != nullptr && !matrix->empty()) {
+  if (is_there(matrix)) {
     entry.format = static_cast<std::int64_t>(matrix->format());
     entry.gated = matrix->gated() ? 1 : 0;
     entry.count = matrix->count();
@@ -96,6 +103,9 @@ bool same_matrix(const MatrixEntry& a, const MatrixEntry& b) {
   return std::memcmp(&a, &b, offsetof(MatrixEntry, group)) == 0;
 }
 
+// A file's matrices, to be filled: as those that were planned, with scales where the file has them.
+using Mapped = std::array<PackedMatrices, kMatrices>;
+
 // Takes over where the scales stand; false if they cannot stand there.
 bool lay_out(PackedMatrices& matrix, const MatrixEntry& entry) {
   PanelScales scales = matrix.scales();
@@ -106,11 +116,12 @@ bool lay_out(PackedMatrices& matrix, const MatrixEntry& entry) {
   scales.dtype = scales.dtype != DType::f32 && scales.dtype != DType::bf16 ? scales.dtype
                  : narrow                                                  ? DType::bf16
                                                                            : DType::f32;
-  scales.group = entry.group;
-  if (entry.group < 1 || entry.group % kShortestGroup != 0 ||
+  const std::int64_t longest = std::max(scales.group, matrix.padded_depth());
+  if (entry.group < 1 || entry.group > longest || entry.group % kShortestGroup != 0 ||
       entry.scale_type != static_cast<std::int64_t>(scales.dtype)) {
     return false;
   }
+  scales.group = entry.group;
   matrix.lay_out(scales);
   return true;
 }
@@ -156,17 +167,23 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
-bool is_for(const Header& header, std::size_t file_bytes, Layer::Parts& parts, const Fingerprint& source) {
+bool is_for(const Header& header, std::size_t file_bytes, const Matrices& matrices, const Fingerprint& source,
+            Mapped& mapped) {
   if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0 || header.version != kPackedVersion ||
       header.checksum != header_checksum(header) || header.file_bytes != file_bytes || header.source != source) {
     return false;
   }
-  const auto matrices = matrices_of(parts);
   for (std::size_t m = 0; m < kMatrices; ++m) {
-    const bool there = matrices[m] != nullptr && !matrices[m]->empty();
-    if (!same_matrix(header.matrices[m], entry_of(matrices[m])) ||
-        (there && !lay_out(*matrices[m], header.matrices[m]))) {
+    const PackedMatrices* planned = matrices[m];
+    if (!same_matrix(header.matrices[m], entry_of(planned))) {
       return false;
+    }
+    if (is_there(planned)) {
+      mapped[m] =
+          PackedMatrices(planned->count(), planned->features(), planned->depth(), planned->gated(), planned->format());
+      if (!lay_out(mapped[m], header.matrices[m])) {
+        return false;
+      }
     }
   }
   return true;
@@ -180,6 +197,52 @@ bool is_whole(const BufferEntry& entry, std::size_t expected, bool required, std
   return entry.bytes == expected && entry.offset % kPage == 0 && entry.offset <= file.size() &&
          entry.bytes <= file.size() - entry.offset &&
          checksum_of(file.data() + entry.offset, entry.bytes, threads) == entry.checksum;
+}
+
+// Removes unfinished files whose processes are gone: nobody holds their locks.
+void remove_abandoned(const std::filesystem::path& folder) {
+  const std::string mark = fmt::format(".packed{}", kUnfinished);
+  std::error_code error;
+  for (std::filesystem::directory_iterator at(folder, error), end; at != end; at.increment(error)) {
+    const std::filesystem::path& path = at->path();
+    const bool marked = path.filename().string().find(mark) != std::string::npos;
+    const int fd = marked ? ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
+    if (fd < 0) {
+      continue;
+    }
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) {
+      ::unlink(path.c_str());
+    }
+    ::close(fd);
+  }
+}
+
+// An errno, 0: they are reserved, or the filesystem cannot say.
+int reserve(int fd, std::uint64_t bytes) {
+  int error = EINTR;
+  while (error == EINTR) {
+    error = ::fallocate(fd, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+  }
+  return error == EOPNOTSUPP || error == ENOSYS ? 0 : error;
+}
+
+// Gives every buffer its place in a file, of `parts` that are laid out or packed; returns where the last one ends.
+std::uint64_t place_buffers(Layer::Parts& parts, Header& header) {
+  std::uint64_t end = kHeaderBytes;
+  const Matrices matrices = matrices_of(parts);
+  for (std::size_t m = 0; m < kMatrices; ++m) {
+    header.matrices[m] = entry_of(matrices[m]);
+    for (std::size_t b = 0; is_there(matrices[m]) && b < PackedMatrices::kBuffers; ++b) {
+      const std::size_t bytes = b == 0 ? matrices[m]->buffer_bytes(0) : matrices[m]->buffers()[b].size();
+      if (bytes > 0) {
+        const std::uint64_t alignment = bytes >= kHugePage ? kHugePage : kPage;
+        const std::uint64_t offset = (end + alignment - 1) / alignment * alignment;
+        header.matrices[m].buffers[b] = {offset, bytes, 0};
+        end = offset + bytes;
+      }
+    }
+  }
+  return end;
 }
 
 [[noreturn]] void refuse(const std::filesystem::path& path, const char* what, int error) {
@@ -212,42 +275,69 @@ bool map_packed(Layer::Parts& parts, const std::filesystem::path& path, const Fi
     return false;
   }
   std::memcpy(&header, bytes.data(), sizeof header);
-  if (!is_for(header, bytes.size(), parts, source)) {
+  const Matrices matrices = matrices_of(parts);
+  Mapped mapped;
+  if (!is_for(header, bytes.size(), matrices, source, mapped)) {
     return false;
   }
-  const auto matrices = matrices_of(parts);
   for (std::size_t m = 0; m < kMatrices; ++m) {
+    const bool there = !mapped[m].empty();
     for (std::size_t b = 0; b < PackedMatrices::kBuffers; ++b) {
-      const bool there = matrices[m] != nullptr && !matrices[m]->empty();
-      if (!is_whole(header.matrices[m].buffers[b], there ? matrices[m]->buffer_bytes(b) : 0, there && b == 0, bytes,
-                    parts.options.threads)) {
+      const BufferEntry& entry = header.matrices[m].buffers[b];
+      if (!is_whole(entry, there ? mapped[m].buffer_bytes(b) : 0, there && b == 0, bytes, parts.options.threads)) {
         return false;
+      }
+      if (entry.bytes > 0) {
+        mapped[m].adopt(b, PageBuffer(file, bytes.data() + entry.offset, entry.bytes));
       }
     }
   }
   for (std::size_t m = 0; m < kMatrices; ++m) {
-    for (std::size_t b = 0; b < PackedMatrices::kBuffers; ++b) {
-      if (const BufferEntry& entry = header.matrices[m].buffers[b]; entry.bytes > 0) {
-        matrices[m]->adopt(b, PageBuffer(file, bytes.data() + entry.offset, entry.bytes));
-      }
+    if (is_there(matrices[m])) {
+      *matrices[m] = std::move(mapped[m]);
     }
   }
   parts.from_cache = true;
   return true;
 }
 
-PackedFile::PackedFile(std::filesystem::path path)
-    : path_(std::move(path)), temporary_(path_.string() + ".unfinished.XXXXXX") {
-  fd_ = ::mkostemp(temporary_.data(), O_CLOEXEC);
-  if (fd_ < 0) {
-    refuse(path_.parent_path(), "a file in it cannot be made", errno);
+PackedFile::PackedFile(std::filesystem::path path, Layer::Parts& parts) : path_(std::move(path)) {
+  remove_abandoned(path_.parent_path());
+  make();
+  Header header{};
+  const std::uint64_t bytes = place_buffers(parts, header);
+  if (const int error = reserve(fd_, bytes); error != 0) {
+    discard();
+    refuse(path_, fmt::format("{} bytes cannot be reserved", bytes).c_str(), error);
   }
 }
 
-PackedFile::~PackedFile() {
+PackedFile::~PackedFile() { discard(); }
+
+// Locked, and under a name of its own: again if a process took it for abandoned before it was locked.
+void PackedFile::make() {
+  struct stat status {};
+  for (int number = 0; status.st_nlink == 0; ++number) {
+    if (fd_ >= 0) {
+      ::close(fd_);
+    }
+    temporary_ = fmt::format("{}{}{}.{}", path_.string(), kUnfinished, ::getpid(), number);
+    fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (fd_ < 0 && errno != EEXIST) {
+      refuse(path_.parent_path(), "a file in it cannot be made", errno);
+    }
+    if (fd_ >= 0) {
+      while (::flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
+      }  // where there are no locks, nothing is taken for abandoned
+      (void)::fstat(fd_, &status);
+    }
+  }
+}
+
+void PackedFile::discard() {
   if (fd_ >= 0) {
-    ::close(fd_);
     ::unlink(temporary_.c_str());
+    ::close(std::exchange(fd_, -1));
   }
 }
 
@@ -270,27 +360,20 @@ void PackedFile::finish(Layer::Parts& parts, const Fingerprint& source) {
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   header.version = kPackedVersion;
   header.source = source;
-  std::uint64_t end = kHeaderBytes;
-  const auto matrices = matrices_of(parts);
+  header.file_bytes = place_buffers(parts, header);
+  const Matrices matrices = matrices_of(parts);
   for (std::size_t m = 0; m < kMatrices; ++m) {
-    header.matrices[m] = entry_of(matrices[m]);
-    for (std::size_t b = 0; matrices[m] != nullptr && b < PackedMatrices::kBuffers; ++b) {
-      const std::span<const std::byte> buffer = matrices[m]->buffers()[b];
-      if (buffer.empty()) {
-        continue;
+    for (std::size_t b = 0; b < PackedMatrices::kBuffers; ++b) {
+      if (BufferEntry& entry = header.matrices[m].buffers[b]; entry.bytes > 0) {
+        const std::byte* buffer = matrices[m]->buffers()[b].data();
+        write(buffer, entry.bytes, entry.offset);
+        entry.checksum = checksum_of(buffer, entry.bytes, parts.options.threads);
       }
-      const std::uint64_t alignment = buffer.size() >= kHugePage ? kHugePage : kPage;
-      const std::uint64_t offset = (end + alignment - 1) / alignment * alignment;
-      write(buffer.data(), buffer.size(), offset);
-      end = offset + buffer.size();
-      header.matrices[m].buffers[b] = {offset, buffer.size(),
-                                       checksum_of(buffer.data(), buffer.size(), parts.options.threads)};
     }
   }
-  header.file_bytes = std::max(end, kHeaderBytes);
   header.checksum = header_checksum(header);
   write(&header, sizeof header, 0);
-  if (::fchmod(fd_, 0644) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
     refuse(path_, "cannot get its name", errno);
   }
   ::close(std::exchange(fd_, -1));

@@ -32,7 +32,10 @@ struct Layer::Parts {
 
 // What a layer of these will hold, with all sizes, and nothing packed yet. Throws as Layer.
 Layer::Parts plan_parts(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options);
-// Packs what was planned for the same weights.
+// Gives what was planned for the same weights all the sizes that it will have when it is packed: scales stand where those
+// of a checkpoint do. Reads no more than what describes the weights.
+void lay_out_parts(Layer::Parts& parts, const LayerWeights& weights);
+// Packs what was planned for the same weights, laid out or not.
 void pack_parts(Layer::Parts& parts, const LayerWeights& weights);
 
 // For one chunk of tokens.

@@ -191,6 +191,20 @@ QUANTIZED = {
         dict(quant_method="gptq", bits=4, group_size=16, desc_act=False, sym=False),
         ((ROUTED, gptq(4, 16, False)), (r"shared_expert\.", gptq(4, 16, True))),
     ),
+    "qwen3_moe_gptq": Quantized(
+        "qwen3_moe",
+        {48: 64, 16: 32},
+        H64,
+        dict(quant_method="gptq", bits=4, group_size=32, desc_act=False, sym=True),
+        ((ROUTED, gptq(4, 32, True)),),
+    ),
+    "mixtral_packed_int8": Quantized(
+        "mixtral",
+        {64: 42, 16: 20},
+        dict(hidden_size=42, intermediate_size=20),
+        compressed("pack-quantized", num_bits=8, type="int", strategy="channel"),
+        ((ROUTED, int_packed(8, 0)),),
+    ),
     "olmoe_gptq_int8": Quantized(
         "olmoe",
         {64: 48, 24: 32},
