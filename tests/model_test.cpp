@@ -211,7 +211,7 @@ TEST(ModelUnsupported, MixedExperts) {
   Checkpoint half = qwen3(DType::bf16);
   const char* name = "model.layers.1.mlp.experts.2.down_proj.weight";
   checkpoint.tensor(name) = half.tensor(name);
-  expect_unsupported(checkpoint, "expert tensors are f32 and bf16, supported: one type for all");
+  expect_unsupported(checkpoint, "routed experts are f32 and bf16, supported: one type for all");
 }
 
 TEST(ModelUnsupported, RouterType) {
