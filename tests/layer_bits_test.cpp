@@ -178,8 +178,8 @@ float unit_peak(Format format) {
   }
 }
 
-// Where a matrix has its numbers along the contraction: one that counts, one that keeps the scale of quantised rows at 1,
-// one that keeps that of the weights there and meets zeros, all in 16 steps; and one far away for the factor of nvfp4.
+// Where a matrix has its numbers along the contraction: one that counts, one that keeps the scale of quantised rows at
+// 1, one that keeps that of the weights there and meets zeros, all in 16 steps; and one far away for nvfp4's factor.
 struct Hot {
   std::int64_t number;
   std::int64_t carrier;

@@ -231,8 +231,8 @@ GivenRouting random_routing(std::int64_t count, std::int32_t topk, std::int32_t 
   return given;
 }
 
-// More tokens than one chunk holds: 64 slots of 192 bytes each, with bf16 activations of 160, fill 64 MiB at 5461 and 6553
-// tokens, on or off.
+// More tokens than one chunk holds: 64 slots of 192 bytes each, with bf16 activations of 160, fill 64 MiB at 5461 and
+// 6553 tokens, on or off.
 constexpr LayerCase kWide{"wide", 32, 16, 64, 64};
 constexpr std::int64_t kManyTokens = 6700;
 constexpr std::int64_t kPartTokens = 100;

@@ -46,8 +46,8 @@ inline bool leaves_no_tiles(Format format, std::int64_t rows) {
   return std::all_of(bytes + begin * 4, bytes + end * 4, [](std::byte b) { return b == std::byte{0xa5}; });
 }
 
-// The most rows that are streamed, fewer ones too; none: tiles leave nothing either, as those of int8 where its codes are
-// multiplied as they are packed.
+// The most rows that are streamed, fewer ones too; none: tiles leave nothing either, as those of int8 where its codes
+// are multiplied as they are packed.
 inline std::optional<std::int64_t> streamed_rows(Format format) {
   if (leaves_no_tiles(format, 100)) return std::nullopt;
   std::int64_t rows = 0;

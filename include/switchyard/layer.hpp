@@ -29,8 +29,8 @@ struct LayerOptions {
   std::optional<DType> router = std::nullopt;
 };
 
-// What a slot's weight multiplies, in fp32. An input or activation is multiplied before it is rounded to the activations'
-// type, so once, and the bias of down is then not weighted.
+// What a slot's weight multiplies, in fp32. What down or the first GEMM reads is multiplied before it is rounded to the
+// activations' type, so it is rounded once; the bias of down then has no weight.
 enum class WeightSite : std::int32_t {
   output = 0,   // the expert's output
   input = 1,    // what the expert reads (Llama-4)
@@ -84,10 +84,10 @@ struct ForwardResult {
 //
 // y[t] = latent_out · Σ_s weight[t,s] · expert(t,s)(latent_in · x[t]) + g(x[t]) · shared(x[t]) + output_bias, fp32, in
 // this order, slots in theirs, rounded once to y's type; without a latent space there are no such maps, and the weight
-// stands where weight_site says. Expert e: down
-// · (act(gate · x) * (up · x)), or down · act(up · x) without gate; each element is one fp32 chain over the contraction
-// index, and then its bias. The bits of y[t] depend on x[t], the weights and the type options alone: not on the
-// batch, threads or instruction set. NaN stays NaN, its payload is not defined.
+// stands where weight_site says. Expert e: down · (act(gate · x) * (up · x)), or down · act(up · x) without gate; each
+// element is one fp32 chain over the contraction index, and then its bias. The bits of y[t] depend on x[t], the weights
+// and the type options alone: not on the batch, threads or instruction set.
+// NaN stays NaN, its payload is not defined.
 class SWITCHYARD_API Layer {
  public:
   // Packs. Throws invalid_argument, not_supported, out_of_memory.

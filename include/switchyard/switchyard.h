@@ -224,10 +224,10 @@ typedef struct switchyard_forward_result {
   const float* weight;   /* [T,K] */
 } switchyard_forward_result;
 
-/* x [T,H] -> y [T,H], f32 or bf16 each; workspace, y, and what is read must not overlap. y[t] = sum over slots of weight * expert(x[t]), fp32, the
- * shared expert last, rounded once. The bits of y[t] depend on x[t], the weights and the type options alone. Allocates
- * nothing. workspace: see switchyard_layer_workspace_bytes. result NULL: not wanted. SWITCHYARD_INVALID_ARGUMENT before
- * any work. */
+/* x [T,H] -> y [T,H], f32 or bf16 each. Workspace, y, and what is read must not overlap. y[t] = sum over slots of
+ * weight * expert(x[t]), fp32, the shared expert last, rounded once. The bits of y[t] depend on x[t], the weights and
+ * the type options alone. Allocates nothing. workspace: see switchyard_layer_workspace_bytes. result NULL: not wanted.
+ * SWITCHYARD_INVALID_ARGUMENT before any work. */
 SWITCHYARD_API switchyard_status switchyard_layer_forward(const switchyard_layer* layer, switchyard_const_matrix x,
                                                           switchyard_matrix y, void* workspace, size_t workspace_bytes,
                                                           const switchyard_route_inputs* inputs,
