@@ -266,7 +266,8 @@ bool ModelRun::holds() const {
 
 LayerOptions layer_options(const ModelInfo& model, DType dtype, std::optional<Format> weights, int threads) {
   LayerOptions options;
-  const bool narrow = dtype == DType::bf16 || model.weights == DType::bf16;
+  const bool bf16 = model.weights == DType::bf16 && (model.shared_ffn == 0 || model.shared_weights == DType::bf16);
+  const bool narrow = dtype == DType::bf16 || bf16;
   options.format = weights.value_or(narrow ? Format::bf16 : Format::f32);
   options.activations = dtype;
   options.threads = Threads::pool(threads);

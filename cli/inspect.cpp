@@ -54,9 +54,12 @@ void add_block(nlohmann::ordered_json& json, const ModelInfo& info) {
     json["shared_function"] = function_text(info.shared_function);
   }
   if (info.shared_scale != 1) json["shared_scale"] = info.shared_scale;
+  if (info.shared_ffn > 0 && info.shared_weights != info.weights) {
+    json["shared_weights"] = dtype_name(info.shared_weights);
+  }
   if (info.identity_experts > 0) json["identity_experts"] = info.identity_experts;
   if (info.latent > 0) json["latent"] = info.latent;
-  if (info.weight_on_input) json["weight_on_input"] = true;
+  if (info.weight_site != WeightSite::output) json["weight_site"] = weight_site_name(info.weight_site);
   if (info.output_bias) json["output_bias"] = true;
   if (!info.outside.empty()) json["outside"] = info.outside;
 }
@@ -157,13 +160,15 @@ std::string experts_text(const ModelInfo& info) {
   std::string text = fmt::format("E {}, K {}", info.experts, info.router.topk);
   if (info.identity_experts > 0) text += fmt::format(", and {} that give the token back", info.identity_experts);
   text += fmt::format(", {}", function_text(info.function));
-  if (info.weight_on_input) text += ", weights on the input";
+  if (info.weight_site != WeightSite::output)
+    text += fmt::format(", weights at the {}", weight_site_name(info.weight_site));
   if (info.output_bias) text += ", a bias on the output";
   return text;
 }
 
 std::string shared_text(const ModelInfo& info) {
   std::string text = fmt::format("F {}, {}", info.shared_ffn, info.shared_gate ? "sigmoid gate" : "no gate");
+  if (info.shared_weights != info.weights) text += fmt::format(", {}", dtype_name(info.shared_weights));
   if (info.shared_scale != 1) text += fmt::format(", times {:g}", info.shared_scale);
   if (!(info.shared_function == info.function)) text += fmt::format(", {}", function_text(info.shared_function));
   return text;

@@ -78,11 +78,11 @@ static double dot(const float* a, const double* b, int count) {
   return sum;
 }
 
-/* y += scale * down(max(up(x), 0)^2), with biases. */
-static void add_ungated(const mlp* from, int hidden, const double* x, double scale, double* y) {
+/* y += scale * down(within * max(up(x), 0)^2), with biases. */
+static void add_ungated(const mlp* from, int hidden, const double* x, double within, double scale, double* y) {
   double h[kFfn];
   for (int f = 0; f < kFfn; ++f) {
-    h[f] = pow(fmax(dot(from->up + f * hidden, x, hidden) + from->up_bias[f], 0), 2);
+    h[f] = within * pow(fmax(dot(from->up + f * hidden, x, hidden) + from->up_bias[f], 0), 2);
   }
   for (int i = 0; i < hidden; ++i) {
     y[i] += scale * (dot(from->down + i * kFfn, h, kFfn) + from->down_bias[i]);
@@ -140,17 +140,17 @@ static void check_row(const float* y, const double* expected) {
   }
 }
 
-/* An identity expert, a scaled shared one, biases; and weights on the input of the experts. */
+/* An identity expert, a scaled shared one, biases; and weights at every site. */
 static void check_identity(made* from) {
   const int32_t expert[kTokens][kTopk] = {{0, 2}, {1, 0}, {2, 2}};
   const float weight[kTokens][kTopk] = {{0.5f, 0.25f}, {1, 2}, {0.125f, 0.5f}};
-  for (int on_input = 0; on_input < 2; ++on_input) {
+  for (switchyard_weight_site site = SWITCHYARD_WEIGHT_SITE_OUTPUT; site <= SWITCHYARD_WEIGHT_SITE_BETWEEN; ++site) {
     float y[kTokens][kHidden];
     switchyard_layer_weights weights = weights_of(from);
     weights.identity_experts = 1;
     weights.shared_scale = 0.5f;
     weights.output_bias.data = from->output_bias;
-    weights.weight_on_input = on_input;
+    weights.weight_site = site;
     forward(&weights, from, expert[0], weight[0], y[0]);
     for (int t = 0; t < kTokens; ++t) {
       double expected[kHidden], x[kHidden], scaled[kHidden];
@@ -162,11 +162,12 @@ static void check_identity(made* from) {
       for (int k = 0; k < kTopk; ++k) {
         const double w = weight[t][k];
         for (int i = 0; i < kHidden; ++i) {
-          scaled[i] = on_input ? w * x[i] : x[i];
+          scaled[i] = site == SWITCHYARD_WEIGHT_SITE_INPUT ? w * x[i] : x[i];
           expected[i] += expert[t][k] == kExperts ? w * x[i] : 0;
         }
         if (expert[t][k] < kExperts) {
-          add_ungated(&from->expert[expert[t][k]], kHidden, scaled, on_input ? 1 : w, expected);
+          add_ungated(&from->expert[expert[t][k]], kHidden, scaled, site == SWITCHYARD_WEIGHT_SITE_BETWEEN ? w : 1,
+                      site == SWITCHYARD_WEIGHT_SITE_OUTPUT ? w : 1, expected);
         }
       }
       check_row(y[t], expected);
@@ -196,7 +197,7 @@ static void check_latent(made* from) {
     }
     for (int k = 0; k < kTopk; ++k) {
       if (expert[t][k] >= 0) {
-        add_ungated(&from->expert[expert[t][k]], kLatent, in, weight[t][k], sum);
+        add_ungated(&from->expert[expert[t][k]], kLatent, in, 1, weight[t][k], sum);
       }
     }
     for (int i = 0; i < kHidden; ++i) {

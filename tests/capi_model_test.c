@@ -141,9 +141,10 @@ static void check_infos(const char* golden) {
   int outside = 0;
   switchyard_model_info info = info_of(golden, "mixtral", &tables, &outside);
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_SILU && info.function.ungated == 0 && info.latent == 0);
-  CHECK(info.shared_scale == 1 && info.identity_experts == 0 && info.weight_on_input == 0 && info.output_bias == 0);
+  CHECK(info.shared_scale == 1 && info.identity_experts == 0 && info.weight_site == SWITCHYARD_WEIGHT_SITE_OUTPUT &&
+        info.output_bias == 0);
   CHECK(info.selection_bias == 0 && info.logit_bias == 0 && tables == 0 && !outside);
-  CHECK(info.narrow_router == 1 && info.reserved == 0);
+  CHECK(info.narrow_router == 1 && info.shared_ffn == 0);
   info = info_of(golden, "nemotron_h_latent", &tables, &outside);
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_RELU_SQUARED && info.function.ungated == 1);
   CHECK(info.latent > 0 && info.selection_bias == 1 && info.narrow_router == 0);
@@ -151,11 +152,12 @@ static void check_infos(const char* golden) {
   CHECK(info.function.activation == SWITCHYARD_ACTIVATION_SWIGLU_OAI && info.function.limit > 0 &&
         info.logit_bias == 1);
   CHECK(info_of(golden, "cohere2_moe", &tables, &outside).shared_scale == 0.5F);
-  CHECK(info_of(golden, "llama4", &tables, &outside).weight_on_input == 1);
+  CHECK(info_of(golden, "llama4", &tables, &outside).weight_site == SWITCHYARD_WEIGHT_SITE_INPUT);
   CHECK(info_of(golden, "jetmoe", &tables, &outside).output_bias == 1);
   CHECK(info_of(golden, "longcat_flash", &tables, &outside).identity_experts > 0 && tables == 0);
   CHECK(info_of(golden, "deepseek_v4", &tables, &outside).shared_function.limit > 0 && tables > 0 && !outside);
-  CHECK(info_of(golden, "axk1", &tables, &outside).shared_ffn > 0 && outside);
+  info = info_of(golden, "axk1", &tables, &outside);
+  CHECK(info.shared_ffn > 0 && info.shared_weights == info.weights && outside);
 }
 
 void test_model(const char* golden) {

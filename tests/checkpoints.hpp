@@ -245,8 +245,8 @@ inline Checkpoint mixtral() {
   return checkpoint;
 }
 
-inline Checkpoint qwen2() {
-  Checkpoint checkpoint;
+inline Checkpoint qwen2(DType dtype = DType::f32) {
+  Checkpoint checkpoint(dtype);
   checkpoint.config = config_of(
       "qwen2_moe",
       {{"num_experts", kExperts}, {"moe_intermediate_size", kFfn}, {"shared_expert_intermediate_size", kShared}});
@@ -272,8 +272,8 @@ inline const json kVlConfig = {{"model_type", "qwen3_vl_moe"}, {"text_config", k
 
 // ---- what a model computes
 
-inline std::vector<float> forward(const Model& model, std::int32_t index) {
-  const Layer layer = model.layer(index);
+inline std::vector<float> forward(const Model& model, std::int32_t index, const LayerOptions& options = {}) {
+  const Layer layer = model.layer(index, options);
   std::mt19937 random(99);
   std::vector<float> x;
   for (std::int64_t i = 0; i < kTokens * kHidden; ++i) x.push_back(static_cast<float>(random() % 2000) / 1000.0f - 1);

@@ -62,7 +62,8 @@ TEST_P(Emulated, EveryFormatGivesTheBitsOfPlain) {
   const ExpertFunction silu;
   for (const Format format : kernel_runs::kScaledFormats) {
     const kernel_runs::GemmExtras plain{.format = format};
-    const kernel_runs::GemmExtras all{kernel_runs::normal_values(40, 8), kernel_runs::normal_values(15, 9), format};
+    const kernel_runs::GemmExtras all{kernel_runs::normal_values(40, 8), kernel_runs::normal_values(15, 9),
+                                      kernel_runs::normal_values(15, 10), format};
     for (const std::int64_t depth : {1, 33, 300}) {
       const auto weight = kernel_runs::normal_values(static_cast<std::size_t>(40 * depth), 2);
       for (const std::int64_t rows : {1, 2, 5, 6, 13, 14}) {
@@ -81,7 +82,8 @@ TEST_P(Emulated, EveryFormatGivesTheBitsOfPlain) {
 
 TEST_P(Emulated, FunctionsBiasesAndScalesGiveTheBitsOfPlain) {
   constexpr std::int64_t kDepth = 37;
-  const kernel_runs::GemmExtras extras{kernel_runs::normal_values(40, 8), kernel_runs::normal_values(15, 9)};
+  const kernel_runs::GemmExtras extras{kernel_runs::normal_values(40, 8), kernel_runs::normal_values(15, 9),
+                                       kernel_runs::normal_values(15, 10)};
   for (const made::NamedFunction& each : made::kFunctions) {
     for (const Math math : {Math::f32, Math::widened, Math::bf16}) {
       const auto x = kernel_runs::normal_values(15 * kDepth, 1);

@@ -88,10 +88,10 @@ TEST(ExpertFunctions, BiasesAndScalesComeWhereTheyShould) {
   const std::vector<float> weight{2.0F, -4.0F};
   const std::vector<float> bias{0.5F, 10.0F};
   const std::vector<float> scale{1.0F, 0.5F, -1.0F};
-  const auto bits =
-      kernel_runs::gemm(current_kernels(), Math::f32, rows, weight, 1, &relu, {.bias = bias, .row_scale = scale});
-  // relu(scale · row · weight + bias)
-  const float right[][2] = {{2.5F, 6.0F}, {0.0F, 14.0F}, {0.0F, 22.0F}};
+  const auto bits = kernel_runs::gemm(current_kernels(), Math::f32, rows, weight, 1, &relu,
+                                      {.bias = bias, .row_scale = scale, .h_scale = {2.0F, -1.0F, 0.5F}});
+  // h_scale · relu(row_scale · row · weight + bias)
+  const float right[][2] = {{5.0F, 12.0F}, {0.0F, -14.0F}, {0.0F, 11.0F}};
   for (std::size_t i = 0; i < 3; ++i) {
     for (std::size_t j = 0; j < 2; ++j) {
       float h = 0;

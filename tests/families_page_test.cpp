@@ -75,7 +75,7 @@ std::string router_cell(const Family& family) {
   text += normalize_text(router);
   if (router.jitter_key != nullptr) text += fmt::format(", `{}` ({:g})", router.jitter_key, router.jitter);
   if (router.scale_key != nullptr) text += fmt::format(", × {}", keyed(router.scale_key, router.scale));
-  if (family.weight_on_input) text += ", on the input";
+  if (family.weight_site == WeightSite::input) text += ", on the input";
   if (family.schedule.table_layers != nullptr) {
     text += fmt::format("; the first `{}` ({}) by token id", family.schedule.table_layers, family.schedule.tables);
   }

@@ -55,7 +55,7 @@ std::string describe(const ModelConfig& config) {
   text += fmt::format(" F{}", config.ffn);
   if (config.latent > 0) text += fmt::format(" latent {}", config.latent);
   text += fmt::format("; {}; {}", router_text(config), activation_text(config.function(last)));
-  if (config.family->weight_on_input) text += " weight on input";
+  if (config.family->weight_site == WeightSite::input) text += " weight on input";
   if (config.family->output_bias) text += " output bias";
   if (config.biases) text += " biases";
   if (config.shared_ffn > 0) {

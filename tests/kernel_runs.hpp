@@ -31,6 +31,7 @@ inline constexpr Format kScaledFormats[] = {Format::i8,    Format::i4,    Format
 struct GemmExtras {
   std::vector<float> bias = {};       // of each feature; with a gate, of gate and up both
   std::vector<float> row_scale = {};  // of each row
+  std::vector<float> h_scale = {};    // of each row, with a function
   Format format = Format::f32;        // of the weights, if the math is decoded or integer
 };
 
@@ -68,6 +69,7 @@ inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const 
   args.bias = packed.bias(0);
   args.row_scale = extras.row_scale.empty() ? nullptr : extras.row_scale.data();
   args.function = function;
+  args.h_scale = extras.h_scale.empty() ? nullptr : extras.h_scale.data();
   args.out = out.data();
   args.out_type = DType::f32;
   args.out_stride = packed.out_width();

@@ -51,14 +51,14 @@ struct GivenRouting {
   }
 };
 
-// Some slots off, with NaN as their weight; duplicates.
-GivenRouting random_routing(std::int64_t count, std::int32_t topk, std::int32_t ids) {
+// Some slots off, with NaN as their weight; duplicates. Of so many slots one may be on.
+GivenRouting random_routing(std::int64_t count, std::int32_t topk, std::int32_t ids, unsigned slots_for_one = 1) {
   std::mt19937 random(8);
   GivenRouting given{topk, {}, {}};
   std::uniform_int_distribution<std::int32_t> id(-1, ids - 1);
   std::uniform_real_distribution<float> weight(-1, 1);
   for (std::int64_t i = 0; i < count * topk; ++i) {
-    given.expert.push_back(id(random));
+    given.expert.push_back(random() % slots_for_one == 0 ? id(random) : -1);
     given.weight.push_back(given.expert.back() < 0 ? std::numeric_limits<float>::quiet_NaN() : weight(random));
   }
   return given;
@@ -142,23 +142,29 @@ TEST(LayerParts, BitsDoNotDependOnBatchAndThreads) {
   }
 }
 
-// Beyond one chunk of tokens: 64 slots of 16 + 32 floats fill 64 MiB at some 5400 tokens.
+// Beyond one chunk of tokens: 64 slots of 16 elements and 32 floats on or off, fill 64 MiB at some 5400 to
+// 6600 tokens.
 TEST(LayerParts, BitsDoNotDependOnTheChunks) {
   constexpr LayerCase kWide{"wide", 32, 16, 62, 64};
-  constexpr std::int64_t kTokens = 5600;
-  for (const Extras& extras : {Extras{.identity_experts = 2, .weight_on_input = true, .output_bias = true},
-                               Extras{.identity_experts = 0, .latent = 16, .latent_biases = true}}) {
-    LayerCase shape = kWide;
-    shape.topk -= extras.identity_experts == 0 ? 2 : 0;
-    const Weights weights(shape, Shared::none, 6, extras);
-    const Layer layer = weights.layer({.topk = shape.topk}, options_of(kArithmetics[0]));
-    const Rows x(DType::f32, tokens(shape, kTokens, 12));
-    const Rows whole = forward(layer, x);
-    for (const std::int64_t begin : {0, 2750, 5500}) {
-      Rows part(DType::f32, 100, shape.hidden);
-      layer.forward(x.view(begin, 100), part.view(), Workspace(layer.workspace_bytes(100)));
-      EXPECT_TRUE(std::equal(part.bytes.begin(), part.bytes.end(),
-                             whole.bytes.begin() + static_cast<std::ptrdiff_t>(begin * shape.hidden * 4)));
+  constexpr std::int64_t kTokens = 6700;
+  for (const Extras& extras :
+       {Extras{.identity_experts = 2, .weight_site = WeightSite::input, .output_bias = true},
+        Extras{.biases = true, .identity_experts = 2, .weight_site = WeightSite::between, .output_bias = true},
+        Extras{.identity_experts = 0, .latent = 16, .latent_biases = true}}) {
+    const Weights weights(kWide, Shared::none, 6, extras);
+    const Rows x(DType::f32, tokens(kWide, kTokens, 12));
+    GivenRouting given = random_routing(kTokens, kWide.topk, weights.ids(), 32);
+    for (const Arithmetic& arithmetic : kArithmetics) {
+      const Layer layer = weights.layer({.topk = 1}, options_of(arithmetic));
+      const Rows whole = forward(layer, x, given.view(0, kTokens));
+      for (const std::int64_t begin : {0, 3300, 6600}) {
+        Rows part(DType::f32, 100, kWide.hidden);
+        layer.forward(x.view(begin, 100), given.view(begin, 100), part.view(),
+                      Workspace(layer.workspace_bytes(100, kWide.topk)));
+        EXPECT_TRUE(std::equal(part.bytes.begin(), part.bytes.end(),
+                               whole.bytes.begin() + static_cast<std::ptrdiff_t>(begin * kWide.hidden * 4)))
+            << arithmetic.name << " from " << begin;
+      }
     }
   }
 }
@@ -268,6 +274,8 @@ TEST(LayerParts, RefusesWhatCannotBe) {
               w.identity_experts = 2;
             }),
             "layer: found 2 identity experts with latent 4, expected one of them to be 0");
+  EXPECT_EQ(refused([](LayerWeights& w) { w.weight_site = static_cast<WeightSite>(3); }),
+            "layer: found weight_site 3, expected output (0), input (1) or between (2)");
   EXPECT_EQ(refused([](LayerWeights& w) { w.shared_scale = std::numeric_limits<float>::infinity(); }),
             "layer: found shared_scale inf, expected a finite number");
   EXPECT_EQ(refused([](LayerWeights& w) {

@@ -178,21 +178,44 @@ TEST(LayerRouting, ARouterRunsInTheModelsTypeWhereTheWeightsAskForIt) {
   }
 }
 
-TEST(LayerRouting, RefusesInputsInTheWorkspace) {
+TEST(LayerRouting, RefusesInputsWhereItWrites) {
   const Weights weights(kShape, Shared::none, 11);
   const Layer layer = weights.layer(router_of(kShape), two_threads());
   const Rows x = random_rows(kShape, 4, 12);
   Rows y(DType::f32, 4, kShape.hidden);
   Workspace workspace(layer.workspace_bytes(4));
-  RouteInputs inputs;
-  inputs.forced = {layer.forward(x.view(), y.view(), workspace).routing.expert, DType::i32};
-  try {
-    layer.forward(x.view(), y.view(), workspace, inputs);
-    ADD_FAILURE() << "nothing was thrown";
-  } catch (const Error& error) {
-    EXPECT_STREQ(error.what(),
-                 "route: valid, forced, replayed or token_id lies in the workspace, expected a copy of it elsewhere");
+  const auto message = [&](const RouteInputs& inputs) -> std::string {
+    try {
+      layer.forward(x.view(), y.view(), workspace, inputs);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "nothing";
+  };
+  const std::int64_t borders[] = {0, 4};
+  for (auto* memory : {static_cast<std::byte*>(workspace.data()), y.bytes.data()}) {
+    const std::string lies = memory == y.bytes.data() ? "y" : "the workspace";
+    const std::string expected = "route: valid, forced, replayed, token_id or sequence_begin lies in " + lies +
+                                 ", expected a copy of it elsewhere";
+    std::memset(memory, 0, 64);
+    std::memcpy(memory, borders, sizeof borders);
+    RouteInputs inputs;
+    inputs.forced = {memory + 8, DType::i16};
+    EXPECT_EQ(message(inputs), expected);
+    inputs = {};
+    inputs.valid = reinterpret_cast<std::uint8_t*>(memory);
+    EXPECT_EQ(message(inputs), expected);
+    inputs = {};
+    inputs.replayed = reinterpret_cast<std::uint8_t*>(memory);
+    EXPECT_EQ(message(inputs), expected);
+    inputs = {};
+    inputs.token_id = {memory, DType::i64};
+    EXPECT_EQ(message(inputs), expected);
+    inputs = {};
+    inputs.sequence_begin = reinterpret_cast<std::int64_t*>(memory);
+    EXPECT_EQ(message(inputs), expected);
   }
+  EXPECT_EQ(message({}), "nothing");
 }
 
 }  // namespace

@@ -6,8 +6,8 @@
 #include <limits>
 #include <thread>
 
-#include "cpu/kernels.hpp"
 #include "made_layer.hpp"
+#include "streamed_rows.hpp"
 
 namespace {
 
@@ -42,13 +42,15 @@ void expect_routing(const Routing& found, const reference::Routing& expected) {
   }
 }
 
-Path path_of(const Routing& routing, std::int32_t experts, Format format) {
-  std::vector<std::int64_t> rows(static_cast<std::size_t>(experts));
+// By the rows that were seen to be streamed; where none can be seen, by those that are documented.
+Path path_of(const Routing& routing, const Weights& weights, Format format) {
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(weights.shape.experts));
   for (std::int64_t i = 0; i < routing.tokens * routing.topk; ++i) {
     if (routing.expert[i] >= 0) ++rows[static_cast<std::size_t>(routing.expert[i])];
   }
-  const bool small = *std::max_element(rows.begin(), rows.end()) <= stream_rows(format);
-  return small ? Path::small_batch : Path::grouped;
+  if (weights.kind != Shared::none) rows.push_back(routing.tokens);
+  const std::int64_t most = switchyard::testing::streamed_rows(format).value_or(3);
+  return *std::max_element(rows.begin(), rows.end()) <= most ? Path::small_batch : Path::grouped;
 }
 
 void check_against_reference(const Weights& weights, const Arithmetic& arithmetic, std::int64_t count, DType in,
@@ -61,7 +63,7 @@ void check_against_reference(const Weights& weights, const Arithmetic& arithmeti
   Workspace workspace(layer.workspace_bytes(count));
   std::memset(workspace.data(), 0xff, workspace.bytes());
   const ForwardResult result = layer.forward(rows.view(), y.view(), workspace);
-  EXPECT_EQ(result.path, path_of(result.routing, weights.shape.experts, arithmetic.format));
+  EXPECT_EQ(result.path, path_of(result.routing, weights, arithmetic.format));
   ASSERT_EQ(result.routing.tokens, count);
   expect_routing(result.routing, reference::route(weights.logits(x), router));
   const reference::Table expected = weights.expected(x, taken(result.routing), arithmetic.activations);
@@ -178,18 +180,20 @@ TEST(Layer, BitsDoNotDependOnTheBatch) {
 }
 
 TEST(Layer, BitsDoNotDependOnThePosition) {
-  const Weights weights(kTestCases[1], Shared::none, 4);
-  const Layer layer = weights.layer(router_of(weights.shape), options_of(kArithmetics[2]));
+  const Weights weights(kTestCases[1], Shared::gated, 4);
   reference::Table x = tokens(weights.shape, 40, 10);
-  const Rows straight = forward(layer, Rows(DType::f32, x));
   reference::Table reversed(x.rows, x.cols);
   for (std::int64_t t = 0; t < x.rows; ++t) {
     std::copy_n(x.value.begin() + t * x.cols, x.cols, reversed.value.begin() + (x.rows - 1 - t) * x.cols);
   }
-  const Rows back = forward(layer, Rows(DType::f32, reversed));
-  for (std::int64_t t = 0; t < x.rows; ++t) {
-    for (std::int64_t h = 0; h < x.cols; ++h) {
-      ASSERT_EQ(straight.at(t, h), back.at(x.rows - 1 - t, h));
+  for (const Arithmetic& arithmetic : kArithmetics) {
+    const Layer layer = weights.layer(router_of(weights.shape), options_of(arithmetic));
+    const Rows straight = forward(layer, Rows(DType::f32, x));
+    const Rows back = forward(layer, Rows(DType::f32, reversed));
+    for (std::int64_t t = 0; t < x.rows; ++t) {
+      for (std::int64_t h = 0; h < x.cols; ++h) {
+        ASSERT_EQ(straight.at(t, h), back.at(x.rows - 1 - t, h)) << arithmetic.name;
+      }
     }
   }
 }
@@ -205,43 +209,70 @@ TEST(Layer, BitsDoNotDependOnTheThreads) {
   }
 }
 
-// More tokens than one chunk holds: 64 slots of 192 bytes each fill 64 MiB at 5461 tokens.
-TEST(Layer, BitsDoNotDependOnTheChunks) {
-  constexpr LayerCase kWide{"wide", 32, 16, 64, 64};
-  constexpr std::int64_t kTokens = 5600;
-  const Weights weights(kWide, Shared::none, 6);
-  const Layer layer = weights.layer({.topk = kWide.topk}, options_of(kArithmetics[0]));
-  // Beyond a chunk of rows (5461 tokens) and of logits (16384), the workspace grows by the routing alone.
-  EXPECT_EQ(layer.workspace_bytes(40000) - layer.workspace_bytes(20000),
-            20000 * kWide.topk * (sizeof(std::int32_t) + sizeof(float)));
-  const Rows x(DType::f32, tokens(kWide, kTokens, 12));
-  const Rows whole = forward(layer, x);
-  const auto row_bytes = static_cast<std::ptrdiff_t>(kWide.hidden * 4);
-  for (const std::int64_t begin : {0, 2750, 5500}) {  // around the border of the two chunks, and at both ends
-    Rows part(DType::f32, 100, kWide.hidden);
-    Workspace workspace(layer.workspace_bytes(part.rows));
-    layer.forward(x.view(begin, part.rows), part.view(), workspace);
-    EXPECT_TRUE(std::equal(part.bytes.begin(), part.bytes.end(), whole.bytes.begin() + begin * row_bytes));
-  }
-}
-
 struct GivenRouting {
   std::vector<std::int32_t> expert;
   std::vector<float> weight;
-  Routing view(std::int32_t topk) {
-    return {static_cast<std::int64_t>(expert.size()) / topk, topk, expert.data(), weight.data()};
+  Routing view(std::int32_t topk) { return view(topk, 0, static_cast<std::int64_t>(expert.size()) / topk); }
+  Routing view(std::int32_t topk, std::int64_t begin, std::int64_t count) {
+    return {count, topk, expert.data() + begin * topk, weight.data() + begin * topk};
   }
 };
 
-GivenRouting random_routing(std::int64_t count, std::int32_t topk, std::int32_t experts, std::mt19937& random) {
+// Of so many slots one is on.
+GivenRouting random_routing(std::int64_t count, std::int32_t topk, std::int32_t experts, std::mt19937& random,
+                            unsigned slots_for_one = 1) {
   GivenRouting given;
   std::uniform_int_distribution<std::int32_t> id(-1, experts - 1);
   std::uniform_real_distribution<float> weight(-1, 1);
   for (std::int64_t i = 0; i < count * topk; ++i) {
-    given.expert.push_back(id(random));
+    given.expert.push_back(random() % slots_for_one == 0 ? id(random) : -1);
     given.weight.push_back(given.expert.back() < 0 ? std::numeric_limits<float>::quiet_NaN() : weight(random));
   }
   return given;
+}
+
+// More tokens than one chunk holds: 64 slots of 192 bytes each, with bf16 activations of 160, fill 64 MiB at 5461 and
+// 6553 tokens, on or off.
+constexpr LayerCase kWide{"wide", 32, 16, 64, 64};
+constexpr std::int64_t kManyTokens = 6700;
+constexpr std::int64_t kPartTokens = 100;
+constexpr std::int64_t kPartBegins[] = {0, 3300, 6600};  // around the border of the two chunks, and at both ends
+
+bool is_part(const Rows& part, const Rows& whole, std::int64_t begin) {
+  const auto at = static_cast<std::ptrdiff_t>(begin * whole.cols * 4);
+  return std::equal(part.bytes.begin(), part.bytes.end(), whole.bytes.begin() + at);
+}
+
+TEST(Layer, BitsDoNotDependOnTheChunks) {
+  const Weights weights(kWide, Shared::none, 6);
+  const Layer layer = weights.layer({.topk = kWide.topk}, options_of(kArithmetics[0]));
+  // Beyond a chunk of rows and of logits (16384 tokens), the workspace grows by the routing alone.
+  EXPECT_EQ(layer.workspace_bytes(40000) - layer.workspace_bytes(20000),
+            20000 * kWide.topk * (sizeof(std::int32_t) + sizeof(float)));
+  const Rows x(DType::f32, tokens(kWide, kManyTokens, 12));
+  const Rows whole = forward(layer, x);
+  for (const std::int64_t begin : kPartBegins) {
+    Rows part(DType::f32, kPartTokens, kWide.hidden);
+    layer.forward(x.view(begin, part.rows), part.view(), Workspace(layer.workspace_bytes(part.rows)));
+    EXPECT_TRUE(is_part(part, whole, begin)) << "from " << begin;
+  }
+}
+
+TEST(Layer, BitsOfNoArithmeticDependOnTheChunks) {
+  const Weights weights(kWide, Shared::plain, 6);
+  const Rows x(DType::f32, tokens(kWide, kManyTokens, 12));
+  std::mt19937 random(13);
+  GivenRouting given = random_routing(kManyTokens, kWide.topk, kWide.experts, random, 32);
+  for (const Arithmetic& arithmetic : kArithmetics) {
+    const Layer layer = weights.layer({.topk = kWide.topk}, options_of(arithmetic));
+    const Rows whole = forward(layer, x, given.view(kWide.topk));
+    for (const std::int64_t begin : kPartBegins) {
+      Rows part(DType::f32, kPartTokens, kWide.hidden);
+      layer.forward(x.view(begin, part.rows), given.view(kWide.topk, begin, part.rows), part.view(),
+                    Workspace(layer.workspace_bytes(part.rows, kWide.topk)));
+      EXPECT_TRUE(is_part(part, whole, begin)) << arithmetic.name << " from " << begin;
+    }
+  }
 }
 
 void check_given(const LayerCase& shape, GivenRouting given, std::int32_t topk) {
@@ -338,9 +369,31 @@ TEST(Layer, RefusesArgumentsThatShareMemory) {
   };
   EXPECT_EQ(refused([&] { layer.forward(x.view(), routing, y.view(), workspace); }),
             "layer: the routing lies in the workspace, expected a copy of it elsewhere");
+  const std::int64_t slots = routing.tokens * routing.topk;
+  std::vector<std::int32_t> expert(routing.expert, routing.expert + slots);
+  std::vector<float> weight(routing.weight, routing.weight + slots);
+  const auto with = [&](std::int32_t* ids, float* weights_of) {
+    return refused([&] { layer.forward(x.view(), {4, routing.topk, ids, weights_of}, y.view(), workspace); });
+  };
+  // What lies at both ends of y, and right behind it.
+  std::memcpy(y.bytes.data(), expert.data(), expert.size() * sizeof(std::int32_t));
+  auto* first = reinterpret_cast<std::int32_t*>(y.bytes.data());
+  auto* last = reinterpret_cast<float*>(y.bytes.data() + y.bytes.size() - sizeof(float));
+  EXPECT_EQ(with(first, weight.data()), "layer: the routing and y overlap, expected separate memory");
+  EXPECT_EQ(with(expert.data(), last), "layer: the routing and y overlap, expected separate memory");
+  EXPECT_EQ(with(expert.data(), weight.data()), "nothing");
+  std::vector<float> both(static_cast<std::size_t>(4 * y.cols + slots));
+  std::copy(weight.begin(), weight.end(), both.end() - slots);
+  EXPECT_EQ(refused([&] {
+              layer.forward(x.view(), {4, routing.topk, expert.data(), both.data() + 4 * y.cols},
+                            {both.data(), 4, y.cols}, workspace);
+            }),
+            "nothing");
   const Matrix inside(static_cast<float*>(workspace.data()), 4, weights.shape.hidden);
-  EXPECT_EQ(refused([&] { layer.forward(x.view(), inside, workspace); }),
-            "layer: x or y lies in the workspace, expected separate memory");
+  const ConstMatrix inside_x(static_cast<const float*>(workspace.data()), 4, weights.shape.hidden);
+  const std::string in_workspace = "layer: x or y lies in the workspace, expected separate memory";
+  EXPECT_EQ(refused([&] { layer.forward(x.view(), inside, workspace); }), in_workspace);
+  EXPECT_EQ(refused([&] { layer.forward(inside_x, y.view(), workspace); }), in_workspace);
   EXPECT_EQ(refused([&] {
               layer.forward({y.view().data, DType::f32, 4, y.cols}, y.view(), workspace);
             }),

@@ -33,23 +33,31 @@ inline constexpr std::array<NamedFunction, 14> kFunctions{{
 inline constexpr ExpertFunction kReluSquared = kFunctions[13].function;
 inline constexpr ExpertFunction kSwigluOai = kFunctions[7].function;
 
-inline constexpr std::array<Extras, 11> kVariants{{
+inline constexpr std::array<Extras, 16> kVariants{{
     {.name = "biases", .biases = true},
-    {.name = "weight_on_input", .weight_on_input = true},
-    {.name = "weight_on_input_biases", .function = kSwigluOai, .biases = true, .weight_on_input = true},
+    {.name = "weight_on_input", .weight_site = WeightSite::input},
+    {.name = "weight_on_input_biases", .function = kSwigluOai, .biases = true, .weight_site = WeightSite::input},
+    {.name = "weight_between", .weight_site = WeightSite::between},
+    {.name = "weight_between_biases", .function = kSwigluOai, .biases = true, .weight_site = WeightSite::between},
+    {.name = "weight_between_ungated",
+     .function = kReluSquared,
+     .shared_function = kSwigluOai,
+     .weight_site = WeightSite::between},
     {.name = "identity", .identity_experts = 4},
-    {.name = "identity_weight_on_input", .identity_experts = 3, .weight_on_input = true},
+    {.name = "identity_weight_on_input", .identity_experts = 3, .weight_site = WeightSite::input},
+    {.name = "identity_weight_between", .identity_experts = 3, .weight_site = WeightSite::between},
     {.name = "output_bias", .output_bias = true},
     {.name = "shared_scale", .shared_function = kReluSquared, .biases = true, .shared_scale = 0.5F},
     {.name = "latent", .latent = 40},
     {.name = "latent_biases", .function = kReluSquared, .biases = true, .latent = 20, .latent_biases = true},
-    {.name = "wide_latent", .weight_on_input = true, .output_bias = true, .latent = 200},
+    {.name = "wide_latent", .weight_site = WeightSite::input, .output_bias = true, .latent = 200},
+    {.name = "latent_weight_between", .biases = true, .weight_site = WeightSite::between, .latent = 40},
     {.name = "all",
      .function = kSwigluOai,
      .shared_function = kReluSquared,
      .biases = true,
      .identity_experts = 2,
-     .weight_on_input = true,
+     .weight_site = WeightSite::input,
      .output_bias = true},
 }};
 

@@ -131,7 +131,7 @@ struct Extras {
   ExpertFunction shared_function = {};
   bool biases = false;  // of all experts
   std::int32_t identity_experts = 0;
-  bool weight_on_input = false;
+  WeightSite weight_site = WeightSite::output;
   bool output_bias = false;
   float shared_scale = 1.0F;
   std::int64_t latent = 0;
@@ -164,7 +164,7 @@ struct Weights {
     block.function = reference_of(extras.function);
     block.shared_function = reference_of(extras.shared_function);
     block.shared_scale = extras.shared_scale;
-    block.weight_on_input = extras.weight_on_input;
+    block.weight_site = static_cast<reference::Site>(extras.weight_site);
     block.output_bias = extras.output_bias ? random_vector(shape.hidden, random) : reference::Vector();
     if (extras.latent > 0) {
       block.latent_in = random_table(extras.latent, shape.hidden, from_hidden, random);
@@ -204,7 +204,7 @@ struct Weights {
       weights.shared_scale = extras.shared_scale;
     }
     weights.identity_experts = extras.identity_experts;
-    weights.weight_on_input = extras.weight_on_input;
+    weights.weight_site = extras.weight_site;
     weights.output_bias = column(output_bias);
     weights.latent = extras.latent;
     weights.latent_in = {in.empty() ? nullptr : in.data(), DType::f32, shape.hidden, 1};

@@ -46,7 +46,7 @@ double ours(const ModelShape& m, std::int64_t tokens) {
   sizes.ffn = m.ffn;
   sizes.shared_ffn = m.shared_ffn;
   sizes.router = {&something, DType::f32, 1, 1};
-  sizes.weight_on_input = m.dense;
+  if (m.dense) sizes.weight_site = WeightSite::input;
   const LayerOptions options{Format::bf16, DType::bf16, Device::cpu, Threads::pool(kThreads)};
   return static_cast<double>(Layer::workspace_bytes(sizes, {.topk = m.topk}, options, tokens)) + output(m, tokens);
 }

@@ -122,7 +122,9 @@ TEST(ModelBlocks, BiasesOfAnyFloatType) {
   for (const auto& [folder, name] :
        {std::pair{"minimax_m3_vl", "language_model.model.layers.1.block_sparse_moe.e_score_correction_bias"},
         std::pair{"ernie4_5_moe", "model.layers.1.mlp.moe_statics.e_score_correction_bias"},
-        std::pair{"gpt_oss", "model.layers.0.mlp.router.bias"}, std::pair{"jetmoe", "model.layers.0.mlp.bias"}}) {
+        std::pair{"gpt_oss", "model.layers.0.mlp.router.bias"}, std::pair{"jetmoe", "model.layers.0.mlp.bias"},
+        std::pair{"gpt_oss", "model.layers.0.mlp.experts.gate_up_proj_bias"},
+        std::pair{"gpt_oss", "model.layers.0.mlp.experts.down_proj_bias"}}) {
     SCOPED_TRACE(name);
     Checkpoint checkpoint = golden(folder);
     const std::int32_t layer = checkpoint.open().info().moe_layers.front();

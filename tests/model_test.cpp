@@ -206,12 +206,70 @@ TEST(ModelUnsupported, EightBitExperts) {
   }
 }
 
+// ---- a shared expert of another type than the routed ones
+
+constexpr std::array<const char*, 3> kSharedNames = {"shared_expert.gate_proj.weight", "shared_expert.up_proj.weight",
+                                                     "shared_expert.down_proj.weight"};
+
+// Copies the bytes.
+void take(Checkpoint& to, Checkpoint from, const std::string& name) {
+  const Tensor& tensor = from.tensor(name);
+  to.remove(name);
+  to.list.add(name, tensor.dtype, tensor.shape, tensor.data, tensor.bytes);
+}
+
+Checkpoint with_shared_of(Checkpoint mixed, const Checkpoint& shared) {
+  for (int layer = 0; layer < kLayers; ++layer) {
+    for (const char* part : kSharedNames) take(mixed, shared, layer_name(layer) + "mlp." + part);
+  }
+  return mixed;
+}
+
+TEST(Model, ASharedExpertMayHaveATypeOfItsOwn) {
+  const auto expected = forward(qwen2().open(), 1);
+  for (const DType routed : {DType::f32, DType::bf16, DType::f16}) {
+    for (const DType shared : {DType::f32, DType::bf16, DType::f16}) {
+      SCOPED_TRACE(fmt::format("{} and {}", dtype_name(routed), dtype_name(shared)));
+      const Model model = with_shared_of(qwen2(routed), qwen2(shared)).open();
+      EXPECT_TRUE(model.info().unsupported.empty());
+      EXPECT_EQ(model.info().weights, routed);
+      EXPECT_EQ(model.info().shared_weights, shared);
+      EXPECT_EQ(forward(model, 1), expected);  // all of them hold the numbers
+    }
+  }
+  Checkpoint both = with_shared_of(qwen2(DType::bf16), qwen2(DType::bf16));
+  take(both, qwen2(DType::f16), layer_name(1) + "mlp.shared_expert.up_proj.weight");
+  EXPECT_EQ(both.open().info().shared_weights, DType::f32);
+}
+
+// As every weight is that a format does not hold.
+TEST(Model, ASharedExpertIsRoundedToTheFormat) {
+  const Checkpoint rounded = with_shared_of(qwen2(DType::bf16), qwen2());
+  Checkpoint wide = rounded;
+  for (const char* part : kSharedNames) {
+    const std::string name = layer_name(1) + "mlp." + part;
+    const Tensor tensor = wide.tensor(name);
+    std::vector<float> values(tensor.bytes / sizeof(float));
+    std::memcpy(values.data(), tensor.data, tensor.bytes);
+    for (float& value : values) value *= 1 + 0x1p-12F;  // bf16 has steps of 2^-8 or 2^-7
+    wide.remove(name);
+    wide.list.add(name, tensor.shape, values);
+  }
+  const auto run = [](const Checkpoint& checkpoint, Format format) {
+    LayerOptions options;
+    options.format = format;
+    return forward(checkpoint.open(), 1, options);
+  };
+  EXPECT_EQ(run(wide, Format::bf16), run(rounded, Format::bf16));
+  EXPECT_NE(run(wide, Format::f32), run(rounded, Format::f32));
+}
+
 TEST(ModelUnsupported, MixedExperts) {
   Checkpoint checkpoint = qwen3();
   Checkpoint half = qwen3(DType::bf16);
   const char* name = "model.layers.1.mlp.experts.2.down_proj.weight";
   checkpoint.tensor(name) = half.tensor(name);
-  expect_unsupported(checkpoint, "expert tensors are f32 and bf16, supported: one type for all");
+  expect_unsupported(checkpoint, "routed experts are f32 and bf16, supported: one type for all");
 }
 
 TEST(ModelUnsupported, RouterType) {

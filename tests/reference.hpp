@@ -86,13 +86,13 @@ inline double activated(const Function& function, double g, double u) {
   }
 }
 
-// `round` stands for what happens to the activations between the GEMMs.
+// `round` stands for what happens to the activations between the GEMMs, times `weight`.
 template <class Round>
-Vector expert(const Expert& weights, const Function& function, const Vector& row, Round round) {
+Vector expert(const Expert& weights, const Function& function, const Vector& row, Round round, double weight = 1) {
   Vector h = product(weights.up, row, weights.up_bias);
   const Vector gate = function.gated ? product(weights.gate, row, weights.gate_bias) : Vector();
   for (std::size_t f = 0; f < h.size(); ++f) {
-    h[f] = round(function.gated ? activated(function, gate[f], h[f]) : activated(function, h[f], 1));
+    h[f] = round(weight * (function.gated ? activated(function, gate[f], h[f]) : activated(function, h[f], 1)));
   }
   return product(weights.down, h, weights.down_bias);
 }
@@ -107,6 +107,9 @@ inline Routing route(const Table& logits, const RouterOptions& options) {
   return routing;
 }
 
+// What a slot's weight multiplies.
+enum class Site { output, input, between };
+
 // A whole block; see LayerWeights in switchyard/layer.hpp for what the fields mean. Empty: none.
 struct Block {
   std::vector<Expert> experts;
@@ -115,7 +118,7 @@ struct Block {
   Function shared_function = {};
   Table shared_gate = {};
   double shared_scale = 1;
-  bool weight_on_input = false;
+  Site weight_site = Site::output;
   Vector output_bias = {};
   Table latent_in = {};
   Table latent_out = {};
@@ -148,10 +151,12 @@ Vector slots(const Block& block, const Vector& row, const Routing& routing, std:
     }
     if (id >= block.experts.size()) {
       add_to(sum, weight, row);
-    } else if (block.weight_on_input) {
+    } else if (block.weight_site == Site::input) {
       Vector scaled(row.size());
       add_to(scaled, weight, row);
       add_to(sum, 1, expert(block.experts[id], block.function, rounded(scaled, round), round));
+    } else if (block.weight_site == Site::between) {
+      add_to(sum, 1, expert(block.experts[id], block.function, rounded(row, round), round, weight));
     } else {
       add_to(sum, weight, expert(block.experts[id], block.function, rounded(row, round), round));
     }

@@ -294,9 +294,17 @@ TEST(RouteErrors, Workspaces) {
   EXPECT_EQ(forward_message([](Call& c) { c.logits.data = c.workspace.data(); }),
             "route: the logits lie in the workspace, expected separate memory");
   const std::string inside =
-      "route: valid, forced, replayed or token_id lies in the workspace, expected a copy of it elsewhere";
+      "route: valid, forced, replayed, token_id or sequence_begin lies in the workspace, expected a copy of it "
+      "elsewhere";
   EXPECT_EQ(forward_message([](Call& c) { c.inputs.valid = static_cast<std::uint8_t*>(c.workspace.data()); }), inside);
   EXPECT_EQ(forward_message([](Call& c) { c.inputs.replayed = static_cast<std::uint8_t*>(c.workspace.data()); }),
+            inside);
+  EXPECT_EQ(forward_message([](Call& c) {
+              auto* begin = static_cast<std::int64_t*>(c.workspace.data());
+              begin[0] = 0;
+              begin[1] = kTokens;
+              c.inputs.sequence_begin = begin;
+            }),
             inside);
   const auto sizes = [](std::int64_t tokens, std::int32_t experts, std::int64_t sequences) {
     return message_of([=] { route_workspace_bytes(tokens, experts, sequences); });

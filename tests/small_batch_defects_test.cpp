@@ -9,9 +9,9 @@
 #include <thread>
 
 #include "constant_experts.hpp"
-#include "cpu/kernels.hpp"
 #include "experts/weight_view.hpp"
 #include "guarded.hpp"
+#include "streamed_rows.hpp"
 #include "switchyard/plan.hpp"
 
 namespace {
@@ -29,6 +29,7 @@ TEST(SmallBatchDefects, ThePathFollowsFromTheMostRowsOfAnExpert) {
                                {Format::f8_e4m3, 6}, {Format::mxfp8, 6}, {Format::mxfp4, 6}, {Format::nvfp4, 6}};
   std::mt19937 random(6);
   for (const Limit& limit : kLimits) {
+    EXPECT_EQ(switchyard::testing::streamed_rows(limit.format).value_or(limit.rows), limit.rows);
     const Layer layer = constant_layer(4, 40, 9, 2, limit.format);
     for (std::int64_t rows = 0; rows <= 7; ++rows) {
       // Expert 3 has so many rows, expert 0 one of each token's other slots, if there is a token.
@@ -44,6 +45,32 @@ TEST(SmallBatchDefects, ThePathFollowsFromTheMostRowsOfAnExpert) {
       EXPECT_EQ(result.path, rows <= limit.rows ? Path::small_batch : Path::grouped)
           << format_name(limit.format) << " rows " << rows;
       for (std::int64_t t = 0; t < rows; ++t) ASSERT_EQ(y.at(t, 39), given.sum(t));
+    }
+  }
+}
+
+// A shared expert and the maps of a latent space have a row for every token.
+TEST(SmallBatchDefects, ThePathFollowsFromTheTokensToo) {
+  const LayerCase shape = kTestCases[1];
+  std::mt19937 random(34);
+  for (const Arithmetic& arithmetic : kArithmetics) {
+    const std::int64_t most = switchyard::testing::streamed_rows(arithmetic.format).value_or(3);
+    for (const Shared kind : {Shared::none, Shared::gated}) {
+      for (const std::int64_t latent : {0, 24}) {
+        const Layer layer = Weights(shape, kind, 35, {.latent = latent})
+                                .layer({}, {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
+        for (std::int64_t tokens = 1; tokens <= 8; ++tokens) {
+          Given given{tokens, 1, {}, std::vector<float>(static_cast<std::size_t>(tokens), 0.5F)};
+          for (std::int32_t t = 0; t < tokens; ++t) given.expert.push_back(t);  // each of its own
+          const Rows x(DType::f32, random_table(tokens, shape.hidden, 1.0, random));
+          Rows y(DType::f32, tokens, shape.hidden);
+          const Path path =
+              layer.forward(x.view(), given.view(), y.view(), Workspace(layer.workspace_bytes(tokens, 1))).path;
+          const bool streams = tokens <= most || (kind == Shared::none && latent == 0);
+          EXPECT_EQ(path, streams ? Path::small_batch : Path::grouped)
+              << arithmetic.name << " tokens " << tokens << " latent " << latent;
+        }
+      }
     }
   }
 }
@@ -380,8 +407,11 @@ TEST(SmallBatchDefects, EveryParameterChangesTheOutput) {
   EXPECT_NE(with([](Extras& e, RouterOptions&) { e.function = {}; }), expected);
   EXPECT_NE(with([](Extras& e, RouterOptions&) { e.shared_function = kReluSquared; }), expected);
   EXPECT_NE(with([](Extras& e, RouterOptions&) { e.shared_scale = 1; }), expected);
-  EXPECT_NE(with([](Extras& e, RouterOptions&) { e.weight_on_input = true; }), expected);
   EXPECT_NE(with([](Extras& e, RouterOptions&) { e.output_bias = true; }), expected);
+  EXPECT_NE(with([](Extras& e, RouterOptions&) { e.weight_site = WeightSite::input; }), expected);
+  const std::vector<std::byte> between = with([](Extras& e, RouterOptions&) { e.weight_site = WeightSite::between; });
+  EXPECT_NE(between, expected);
+  EXPECT_NE(between, with([](Extras& e, RouterOptions&) { e.weight_site = WeightSite::input; }));
   EXPECT_NE(with([](Extras&, RouterOptions& r) { r.topk = 2; }), expected);
   EXPECT_NE(with([](Extras&, RouterOptions& r) { r.groups = 5, r.kept_groups = 2; }), expected);
   EXPECT_NE(with([](Extras&, RouterOptions& r) { r.scale = 2.5F; }), expected);

@@ -29,6 +29,15 @@ struct LayerOptions {
   std::optional<DType> router = std::nullopt;
 };
 
+// What a slot's weight multiplies, in fp32. What down or the first GEMM reads is multiplied before it is rounded to the
+// activations' type, so it is rounded once; the bias of down then has no weight.
+enum class WeightSite : std::int32_t {
+  output = 0,   // the expert's output
+  input = 1,    // what the expert reads (Llama-4)
+  between = 2,  // act(gate · x) * (up · x), which down multiplies (DeepSeek-V4's own code, but not transformers)
+};
+SWITCHYARD_API const char* weight_site_name(WeightSite site) noexcept;  // "output", "input", "between"
+
 // Everything a layer is made of, as views that are read during construction only.
 struct LayerWeights {
   std::int32_t experts = 0;      // E
@@ -47,9 +56,8 @@ struct LayerWeights {
   float shared_scale = 1.0F;  // 0.5: the average of Cohere-2
   // Z more ids, E..E+Z−1, that stand for the token itself: y += weight · x, x as it is given (LongCat-Flash).
   std::int32_t identity_experts = 0;
-  // Llama-4: the weight multiplies the expert's input, rounded to the activations' type, and not its output.
-  bool weight_on_input = false;
-  WeightView output_bias;  // [H], added last (JetMoE); no data: none
+  WeightSite weight_site = WeightSite::output;  // of the routed experts; an identity expert's output has its weight
+  WeightView output_bias;                       // [H], added last (JetMoE); no data: none
   // The experts work in `latent` dimensions between two linear maps, which are packed and multiplied as their weights
   // are; shared experts and router see x (Nemotron-H). 0: none, and they work in H. Not with identity experts.
   std::int64_t latent = 0;
@@ -59,8 +67,9 @@ struct LayerWeights {
   WeightView latent_out_bias;  // [H], no data: none
 };
 
-// How the routed experts' rows met the weights; the bits are the same. small_batch: no expert had more rows than weights can
-// pass through registers for, once, as they come from memory: 3, of 8-bit floats 2, of 4-bit floats 1.
+// How rows met the weights of the experts, the shared expert and the maps of a latent space; the bits are the same.
+// small_batch: all of these weights passed from memory through registers once, because none met more rows than that is
+// faster for: 3, or 6 where the format's codes are floats. Rows of the latter two are all tokens of a chunk.
 enum class Path : std::int32_t { grouped = 0, small_batch = 1 };
 SWITCHYARD_API const char* path_name(Path path) noexcept;  // "grouped", "small_batch"
 
@@ -74,10 +83,11 @@ struct ForwardResult {
 // Immutable after construction. Several threads may run forwards of one layer at once, each with its own workspace.
 //
 // y[t] = latent_out · Σ_s weight[t,s] · expert(t,s)(latent_in · x[t]) + g(x[t]) · shared(x[t]) + output_bias, fp32, in
-// this order, slots in theirs, rounded once to y's type; without a latent space there are no such maps. Expert e: down
-// · (act(gate · x) * (up · x)), or down · act(up · x) without gate; each element is one fp32 chain over the contraction
-// index, and then its bias. The bits of y[t] depend on x[t], the weights and the type options alone: not on the
-// batch, threads or instruction set. NaN stays NaN, its payload is not defined.
+// this order, slots in theirs, rounded once to y's type; without a latent space there are no such maps, and the weight
+// stands where weight_site says. Expert e: down · (act(gate · x) * (up · x)), or down · act(up · x) without gate; each
+// element is one fp32 chain over the contraction index, and then its bias. The bits of y[t] depend on x[t], the weights
+// and the type options alone: not on the batch, threads or instruction set.
+// NaN stays NaN, its payload is not defined.
 class SWITCHYARD_API Layer {
  public:
   // Packs. Throws invalid_argument, not_supported, out_of_memory.
@@ -108,15 +118,14 @@ class SWITCHYARD_API Layer {
   static std::size_t workspace_bytes(const LayerWeights& weights, const RouterOptions& router,
                                      const LayerOptions& options, std::int64_t max_tokens);
 
-  // x [T,H] → y [T,H], f32 or bf16 each. y must not overlap x (columns that lie interleaved count as
-  // overlapping); neither may lie in the workspace. Allocates nothing. Throws invalid_argument before any
-  // work. `inputs` must not lie in the workspace either: what an earlier forward with it returned has to be copied
-  // before it is replayed.
+  // x [T,H] → y [T,H], f32 or bf16 each. Workspace, y, and what is read, x and the arrays of `inputs`, must not overlap
+  // (columns that lie interleaved count as overlapping): what an earlier forward returned has to be copied before it is
+  // replayed. Allocates nothing. Throws invalid_argument before any work.
   ForwardResult forward(ConstMatrix x, Matrix y, const Workspace& workspace, const RouteInputs& inputs = {}) const;
 
   // The same with the caller's experts [T,K] (−1..E+Z−1; −1: slot off, its weight is not looked at) and weights [T,K];
-  // duplicates count twice. They must not lie in the workspace: what an earlier forward with it returned has to be
-  // copied first.
+  // duplicates count twice. They must not lie in y or the workspace: what an earlier forward with it returned has to
+  // be copied first.
   ForwardResult forward(ConstMatrix x, Routing routing, Matrix y, const Workspace& workspace) const;
 
   // The logits [T,E + Z] f32, any stride, that forward routes x [T,H], f32 or bf16, by: what the router's GEMM gives,

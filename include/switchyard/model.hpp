@@ -17,20 +17,20 @@ namespace switchyard {
 
 // What the configuration and the tensors' headers say; no weight is read for it.
 struct ModelInfo {
-  std::string model_type;                  // as config.json has it
-  std::string family;                      // the row of the family table
-  std::int32_t layers = 0;                 // all layers of the model
-  std::vector<std::int32_t> moe_layers;    // indices of those with experts, ascending
-  std::int32_t experts = 0;                // E
-  std::int64_t hidden = 0;                 // H
-  std::int64_t ffn = 0;                    // F
-  std::int64_t shared_ffn = 0;             // 0: no shared expert
-  bool shared_gate = false;                // the shared expert has a sigmoid gate
-  float shared_scale = 1.0F;               // see LayerWeights
-  std::int32_t identity_experts = 0;       // see LayerWeights
-  bool weight_on_input = false;            // see LayerWeights
-  bool output_bias = false;                // the block adds one to its output
-  std::int64_t latent = 0;                 // see LayerWeights
+  std::string model_type;                       // as config.json has it
+  std::string family;                           // the row of the family table
+  std::int32_t layers = 0;                      // all layers of the model
+  std::vector<std::int32_t> moe_layers;         // indices of those with experts, ascending
+  std::int32_t experts = 0;                     // E
+  std::int64_t hidden = 0;                      // H
+  std::int64_t ffn = 0;                         // F
+  std::int64_t shared_ffn = 0;                  // 0: no shared expert
+  bool shared_gate = false;                     // the shared expert has a sigmoid gate
+  float shared_scale = 1.0F;                    // see LayerWeights
+  std::int32_t identity_experts = 0;            // see LayerWeights
+  WeightSite weight_site = WeightSite::output;  // see LayerWeights
+  bool output_bias = false;                     // the block adds one to its output
+  std::int64_t latent = 0;                      // see LayerWeights
   ExpertFunction function;                 // of the first MoE layer's routed experts; limits may differ between layers
   ExpertFunction shared_function;          // the same of its shared expert
   RouterOptions router;                    // its arrays are null: the tensors are read with a layer
@@ -40,6 +40,7 @@ struct ModelInfo {
   std::vector<std::int32_t> table_layers;  // those MoE layers that take the experts from a table by token id
   std::string layout;                      // e.g. "per expert, gate_proj/up_proj/down_proj [out,in]"
   DType weights = DType::f32;              // type of the expert tensors, codes if they are quantised
+  DType shared_weights = DType::f32;       // the same of the shared expert's, f32 if they have several types
   std::string quantization;                // quant_method as config.json has it; empty: none
   Codes codes = Codes::plain;              // what an element of the routed experts is, in the first MoE layer
   DType scales = DType::f32;               // type of what codes are multiplied with; nothing of plain ones

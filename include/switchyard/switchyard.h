@@ -109,6 +109,14 @@ enum { SWITCHYARD_DEVICE_CPU = 0, SWITCHYARD_DEVICE_CUDA = 1 };
 typedef int32_t switchyard_path; /* how a forward went, see Path in layer.hpp; the bits are the same */
 enum { SWITCHYARD_PATH_GROUPED = 0, SWITCHYARD_PATH_SMALL_BATCH = 1 };
 
+/* What a slot's weight multiplies, see WeightSite in layer.hpp. */
+typedef int32_t switchyard_weight_site;
+enum {
+  SWITCHYARD_WEIGHT_SITE_OUTPUT = 0, /* the expert's output */
+  SWITCHYARD_WEIGHT_SITE_INPUT = 1,  /* what the expert reads */
+  SWITCHYARD_WEIGHT_SITE_BETWEEN = 2 /* what its down projection multiplies */
+};
+
 /* "f32", "bf16"; "unknown" for other numbers. Static. */
 SWITCHYARD_API const char* switchyard_format_name(switchyard_format format);
 /* "grouped", "small_batch"; "unknown" for other numbers. Static. */
@@ -146,7 +154,7 @@ typedef struct switchyard_layer_weights {
   switchyard_weight_view shared_gate; /* [1,H]: shared expert times sigmoid(x.gate); no data: times shared_scale */
   float shared_scale;                 /* 0: 1 */
   int32_t identity_experts;           /* Z more ids, E..E+Z-1, that stand for the token itself: y += weight * x */
-  int32_t weight_on_input;            /* 1: the weight multiplies the expert's input, not its output */
+  switchyard_weight_site weight_site; /* what a slot's weight multiplies */
   int32_t narrow_router;              /* 1: bf16 where weight and activations are, see switchyard_router_type */
   switchyard_weight_view output_bias; /* [H], added last; no data: none */
   /* The experts work in `latent` dimensions between two linear maps; shared expert and router see x. 0: they work in
@@ -216,10 +224,10 @@ typedef struct switchyard_forward_result {
   const float* weight;   /* [T,K] */
 } switchyard_forward_result;
 
-/* x [T,H] -> y [T,H], f32 or bf16 each; y must not overlap x. y[t] = sum over slots of weight * expert(x[t]), fp32, the
- * shared expert last, rounded once. The bits of y[t] depend on x[t], the weights and the type options alone. Allocates
- * nothing. workspace: see switchyard_layer_workspace_bytes. result NULL: not wanted. SWITCHYARD_INVALID_ARGUMENT before
- * any work. */
+/* x [T,H] -> y [T,H], f32 or bf16 each. Workspace, y, and what is read must not overlap. y[t] = sum over slots of
+ * weight * expert(x[t]), fp32, the shared expert last, rounded once. The bits of y[t] depend on x[t], the weights and
+ * the type options alone. Allocates nothing. workspace: see switchyard_layer_workspace_bytes. result NULL: not wanted.
+ * SWITCHYARD_INVALID_ARGUMENT before any work. */
 SWITCHYARD_API switchyard_status switchyard_layer_forward(const switchyard_layer* layer, switchyard_const_matrix x,
                                                           switchyard_matrix y, void* workspace, size_t workspace_bytes,
                                                           const switchyard_route_inputs* inputs,
@@ -263,16 +271,16 @@ typedef struct switchyard_model_info {
   int64_t latent;
   float shared_scale;
   int32_t identity_experts;
-  int32_t weight_on_input; /* 1: yes, as the following */
-  int32_t output_bias;
+  switchyard_weight_site weight_site;
+  int32_t output_bias;    /* 1: yes, as the following */
   int32_t selection_bias; /* the router has one */
   int32_t logit_bias;     /* the router has one */
   int32_t narrow_router;
-  int32_t reserved;        /* 0 */
-  switchyard_codes codes;  /* of the first layer's routed experts, as the following */
-  switchyard_dtype scales; /* type of what codes are multiplied with; nothing of plain ones */
-  int64_t out_block;       /* outputs that share a scale; 0: all */
-  int64_t in_block;        /* inputs that share a scale; 0: all */
+  switchyard_dtype shared_weights; /* as weights, of the shared expert; f32 if it has several types */
+  switchyard_codes codes;          /* of the first layer's routed experts, as the following */
+  switchyard_dtype scales;         /* type of what codes are multiplied with; nothing of plain ones */
+  int64_t out_block;               /* outputs that share a scale; 0: all */
+  int64_t in_block;                /* inputs that share a scale; 0: all */
 } switchyard_model_info;
 
 /* Maps a checkpoint folder (config.json and model.safetensors or model.safetensors.index.json); reads no weight. On

@@ -32,6 +32,9 @@ static_assert(same(Activation::silu, SWITCHYARD_ACTIVATION_SILU) &&
               same(Activation::softcapped, SWITCHYARD_ACTIVATION_SOFTCAPPED));
 static_assert(same(Device::cpu, SWITCHYARD_DEVICE_CPU) && same(Device::cuda, SWITCHYARD_DEVICE_CUDA));
 static_assert(same(Path::grouped, SWITCHYARD_PATH_GROUPED) && same(Path::small_batch, SWITCHYARD_PATH_SMALL_BATCH));
+static_assert(same(WeightSite::output, SWITCHYARD_WEIGHT_SITE_OUTPUT) &&
+              same(WeightSite::input, SWITCHYARD_WEIGHT_SITE_INPUT) &&
+              same(WeightSite::between, SWITCHYARD_WEIGHT_SITE_BETWEEN));
 static_assert(kWorkspaceAlignment == SWITCHYARD_WORKSPACE_ALIGNMENT);
 
 // The first version of the structs that may grow: 64-bit, nothing unused at the end that a new field could fall into.
@@ -75,7 +78,7 @@ LayerWeights to_weights(const switchyard_layer_weights& from) {
   weights.shared_gate = to_view(from.shared_gate, from.hidden, "layer_create: shared_gate");
   weights.shared_scale = from.shared_scale == 0.0F ? 1.0F : from.shared_scale;
   weights.identity_experts = from.identity_experts;
-  weights.weight_on_input = from.weight_on_input != 0;
+  weights.weight_site = static_cast<WeightSite>(from.weight_site);
   weights.narrow_router = from.narrow_router != 0;
   weights.output_bias = to_view(from.output_bias, 1, "layer_create: output_bias");
   weights.latent = from.latent;

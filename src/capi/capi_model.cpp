@@ -98,11 +98,12 @@ switchyard_status switchyard_model_get_info(const switchyard_model* model, switc
     result.latent = from.latent;
     result.shared_scale = from.shared_scale;
     result.identity_experts = from.identity_experts;
-    result.weight_on_input = from.weight_on_input ? 1 : 0;
+    result.weight_site = static_cast<switchyard_weight_site>(from.weight_site);
     result.output_bias = from.output_bias ? 1 : 0;
     result.selection_bias = from.selection_bias ? 1 : 0;
     result.logit_bias = from.logit_bias ? 1 : 0;
     result.narrow_router = from.narrow_router ? 1 : 0;
+    result.shared_weights = static_cast<switchyard_dtype>(from.shared_weights);
     result.codes = static_cast<switchyard_codes>(from.codes);
     result.scales = static_cast<switchyard_dtype>(from.scales);
     result.out_block = from.out_block;

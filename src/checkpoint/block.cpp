@@ -60,6 +60,8 @@ WeightView* find_view(LayerWeights& weights, Role role) {
     case Role::selection_bias:
     case Role::table:
     case Role::expert:
+    case Role::shared:
+    case Role::expert_bias:
       break;
   }
   return nullptr;
@@ -102,7 +104,7 @@ BlockWeights read_block(const TensorFile& file, const std::string& file_name, co
   weights.shared_ffn = config.shared_ffn;
   weights.shared_scale = config.shared_scale;
   weights.identity_experts = config.identity_experts;
-  weights.weight_on_input = config.family->weight_on_input;
+  weights.weight_site = config.family->weight_site;
   weights.latent = config.latent;
   weights.narrow_router = config.family->router.narrow;
   block.router = config.router;

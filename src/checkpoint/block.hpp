@@ -22,7 +22,9 @@ enum class Role {
   latent_in_bias,
   latent_out_bias,
   output_bias,
-  expert,  // of a routed or the shared one
+  expert,       // a weight of a routed one
+  shared,       // of the shared one
+  expert_bias,  // of either
 };
 
 struct BlockTensor {

@@ -8,6 +8,7 @@
 
 #include "checkpoint/config.hpp"
 #include "switchyard/experts.hpp"
+#include "switchyard/layer.hpp"
 #include "switchyard/route.hpp"
 
 namespace switchyard {
@@ -151,7 +152,7 @@ struct Family {
   const char* identity_experts = nullptr;
   const char* latent = nullptr;
   const char* bias_key = nullptr;  // a flag: the shared expert and the latent maps have biases, named .bias
-  bool weight_on_input = false;
+  WeightSite weight_site = WeightSite::output;
   bool output_bias = false;
   RouterColumns router = {};
   FunctionColumns function = {};

@@ -48,6 +48,7 @@ ExpertPlace shared_place(const ModelConfig& config, const PlaceChoice& choice, s
 
 // Gate (with up if they are fused), up, down and their biases.
 inline constexpr std::size_t kExpertParts = 6;
+constexpr bool is_bias(std::size_t part) { return part >= kExpertParts / 2; }
 using ExpertNames = std::array<NamedShape, kExpertParts>;
 using ExpertFiles = std::array<StoredWeight, kExpertParts>;  // no codes: there is none
 

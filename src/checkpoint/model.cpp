@@ -49,7 +49,7 @@ ModelInfo make_info(const ModelConfig& config, const TensorFile& file) {
   info.shared_gate = config.shared_ffn > 0 && config.family->shared.gate;
   info.shared_scale = config.shared_scale;
   info.identity_experts = config.identity_experts;
-  info.weight_on_input = config.family->weight_on_input;
+  info.weight_site = config.family->weight_site;
   info.output_bias = config.family->output_bias;
   info.latent = config.latent;
   if (!config.moe_layers.empty()) {
@@ -96,6 +96,7 @@ struct Model::Impl {
   ModelConfig config;
   PlaceChoice place;
   ModelInfo info;
+  bool shared_noted = false;
 
   Impl(const fs::path& tensors, std::string text, ModelConfig read)
       : file_name(tensors.string()),
@@ -126,16 +127,17 @@ struct Model::Impl {
   template <class Visit>
   void for_each_tensor(std::int32_t layer, const Visit& visit) const {
     for (const BlockTensor& tensor : block_tensors(config, place, layer)) visit(tensor.wanted, tensor.role);
-    const auto experts = [&](const ExpertPlace& where, std::int32_t count) {
+    const auto experts = [&](const ExpertPlace& where, std::int32_t count, Role role) {
       for (std::int32_t expert = 0; expert < count; ++expert) {
-        for (const NamedShape& name : expert_names(where, expert)) {
-          if (!name.name.empty()) visit(name, Role::expert);
+        const ExpertNames names = expert_names(where, expert);
+        for (std::size_t part = 0; part < names.size(); ++part) {
+          if (!names[part].name.empty()) visit(names[part], is_bias(part) ? Role::expert_bias : role);
         }
       }
     };
     const ExpertPlace routed = routed_place(config, place, layer);
-    if (info.shared_ffn > 0) experts(shared_place(config, place, layer), 1);
-    experts(routed, routed.layout->storage == Storage::single ? config.experts : 1);
+    if (info.shared_ffn > 0) experts(shared_place(config, place, layer), 1, Role::shared);
+    experts(routed, routed.layout->storage == Storage::single ? config.experts : 1, Role::expert);
   }
 
   // Everything below the first part of a name in the layer counts, scales of a quantisation too.
@@ -173,6 +175,11 @@ struct Model::Impl {
       info.in_block = scales.in_block == kWholeBlock ? 0 : scales.in_block;
       return;
     }
+  }
+
+  void note_shared(DType dtype) {
+    info.shared_weights = !shared_noted || info.shared_weights == dtype ? dtype : DType::f32;
+    shared_noted = true;
   }
 
   // Nothing, and a reason noted, for what cannot be read.
@@ -217,11 +224,13 @@ struct Model::Impl {
     const std::optional<StoredWeight> weight = find_if_supported(wanted);
     if (!weight) return;
     if (weight->parts.codes == nullptr) fail_absent(wanted);
+    if (role == Role::shared) note_shared(weight->parts.codes->dtype);
     if (weight->view.codes != Codes::plain) return;
     const Tensor& tensor = *weight->parts.codes;
-    check_shape(tensor, wanted, role == Role::expert ? config.identity_experts : 0);
+    const bool of_expert = role == Role::expert || role == Role::shared || role == Role::expert_bias;
+    check_shape(tensor, wanted, of_expert ? config.identity_experts : 0);
     if (role == Role::expert && config.quantization.method.empty() && tensor.dtype != info.weights) {
-      refuse(fmt::format("expert tensors are {} and {}, supported: one type for all", dtype_name(info.weights),
+      refuse(fmt::format("routed experts are {} and {}, supported: one type for all", dtype_name(info.weights),
                          dtype_name(tensor.dtype)));
     }
   }

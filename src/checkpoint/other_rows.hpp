@@ -124,7 +124,7 @@ inline constexpr Family kCohere2 = as(kGranite, "cohere2_moe", [](Family& row) {
 });
 inline constexpr Family kLlama4 = as(kGranite, "llama4", [](Family& row) {
   row.model_types = {"llama4_text"};
-  row.weight_on_input = true;
+  row.weight_site = WeightSite::input;
   row.router.chosen = ChosenScore::sigmoid;
   row.shared = {.has = true};
   row.schedule = {.only = "moe_layers", .step_key = "interleave_moe_layer_step", .shift = 1};

@@ -42,6 +42,9 @@ void finish_sums(const GemmArgs& g, const float* sums, std::int64_t begin, std::
 }
 
 inline void store_h(const GemmArgs& g, std::int64_t row, std::int64_t feature, V16 h) {
+  if (g.h_scale != nullptr) {
+    h = V16::mul(h, V16::set(g.h_scale[row]));
+  }
   if (g.out_type == DType::f32) {
     V16::store(static_cast<float*>(g.out) + row * g.out_stride + feature, h);
   } else {

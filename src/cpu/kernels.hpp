@@ -116,6 +116,7 @@ struct GemmArgs {
   const float* bias;  // [panels, kPanel], added to the finished sums, or null
   // Applied to the sums (or null), its fields checked. The panels are gated if it is.
   const ExpertFunction* function;
+  const float* h_scale;  // [row_count], multiplies what the function gives, before it is rounded to out_type; or null
   // out [row_count, all features padded to the panel]; gated: half as wide. f32, or bf16 with a function.
   void* out;
   DType out_type;

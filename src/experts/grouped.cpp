@@ -114,7 +114,7 @@ GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t coun
   return memory;
 }
 
-void run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory, const Kernels& kernels,
+bool run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory, const Kernels& kernels,
                  const Threads& threads) {
   const std::int64_t pieces = cut(gemms, threads.count(), memory);
   parallel_for(threads, pieces, [&](std::int64_t item, int worker) {
@@ -142,11 +142,16 @@ void run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory
     args.padded_depth = weights.padded_depth();
     args.bias = weights.bias(piece.matrix);
     args.function = gemm.function;
+    args.h_scale = gemm.h_scale != nullptr ? gemm.h_scale + piece.row_begin : nullptr;
     args.out = static_cast<std::byte*>(gemm.out) + piece.row_begin * out_bytes;
     args.out_type = gemm.out_type;
     args.out_stride = weights.out_width();
     args.scratch = memory.scratch + static_cast<std::size_t>(worker) * memory.scratch_bytes;
     kernels.gemm(args);
+  });
+  return std::all_of(memory.pieces, memory.pieces + pieces, [&](const Piece& piece) {
+    const Format format = gemms[static_cast<std::size_t>(piece.gemm)].weights->format();
+    return piece.row_end - piece.row_begin <= stream_rows(format);
   });
 }
 

@@ -11,8 +11,8 @@
 
 namespace switchyard {
 
-// For matrix e: out[r] = function(row_scale[r] · rows[row_index[r]] · weights[e]ᵀ + bias[e]) for r in offset[e] ..
-// offset[e+1], see GemmArgs.
+// For matrix e: out[r] = h_scale[r] · function(row_scale[r] · rows[row_index[r]] · weights[e]ᵀ + bias[e]) for r in
+// offset[e] .. offset[e+1], see GemmArgs.
 struct GroupedGemm {
   const PackedMatrices* weights = nullptr;
   std::int32_t count = 0;  // matrices
@@ -22,6 +22,7 @@ struct GroupedGemm {
   const std::int64_t* row_index = nullptr;   // null: row r itself
   const float* row_scale = nullptr;          // null: 1
   const ExpertFunction* function = nullptr;  // null: none; gated as the weights are
+  const float* h_scale = nullptr;            // with a function: of what it gives for row r; null: 1
   void* out = nullptr;                       // [R, weights->out_width()]
   DType out_type = DType::f32;
 };
@@ -55,12 +56,13 @@ std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows);
 GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads,
                             int gemms = 1);
 
-// All of them from one queue of pieces; none reads what another one writes.
-void run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory, const Kernels& kernels,
+// All of them from one queue of pieces; none reads what another one writes. Returns whether no piece had more than
+// stream_rows, so that all weights were streamed.
+bool run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory, const Kernels& kernels,
                  const Threads& threads);
-inline void run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Kernels& kernels,
+inline bool run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Kernels& kernels,
                         const Threads& threads) {
-  run_grouped(std::span(&gemm, 1), memory, kernels, threads);
+  return run_grouped(std::span(&gemm, 1), memory, kernels, threads);
 }
 
 }  // namespace switchyard

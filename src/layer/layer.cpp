@@ -5,6 +5,7 @@
 
 #include "cpu/parallel_for.hpp"
 #include "fail.hpp"
+#include "layer/overlap.hpp"
 #include "layer/parts.hpp"
 
 namespace switchyard {
@@ -33,7 +34,8 @@ struct ExpertRows {
   const ExpertWeights::Packed* weights;
   const std::int64_t* offset;
   const std::int64_t* row_index;
-  const float* row_scale;
+  WeightSite weight_site;
+  const float* row_weight;  // null if it multiplies the output
   void* h;
   float* out;
 };
@@ -52,8 +54,9 @@ ExpertGemms gemms_of(const ExpertRows& rows, ConstMatrix x, const LayerOptions& 
   up.math = math_of(options);
   up.rows = x;
   up.row_index = rows.row_index;
-  up.row_scale = rows.row_scale;
+  up.row_scale = rows.weight_site == WeightSite::input ? rows.row_weight : nullptr;
   up.function = &weights.shape.function;
+  up.h_scale = rows.weight_site == WeightSite::between ? rows.row_weight : nullptr;
   up.out = rows.h;
   up.out_type = options.activations;
 
@@ -68,8 +71,8 @@ ExpertGemms gemms_of(const ExpertRows& rows, ConstMatrix x, const LayerOptions& 
   return {up, down};
 }
 
-// out [T, out_width] = x · weightsᵀ + bias.
-void run_linear(const PackedMatrices& weights, ConstMatrix x, Math math, float* out, const Layer::Parts& parts,
+// out [T, out_width] = x · weightsᵀ + bias. Returns what run_grouped does, as the following.
+bool run_linear(const PackedMatrices& weights, ConstMatrix x, Math math, float* out, const Layer::Parts& parts,
                 const GroupedMemory& memory, const Kernels& kernels) {
   const std::int64_t offset[] = {0, x.rows};
   GroupedGemm gemm;
@@ -79,27 +82,28 @@ void run_linear(const PackedMatrices& weights, ConstMatrix x, Math math, float* 
   gemm.math = math;
   gemm.rows = x;
   gemm.out = out;
-  run_grouped(gemm, memory, kernels, parts.options.threads);
+  return run_grouped(gemm, memory, kernels, parts.options.threads);
 }
 
 // Routed experts and the shared one from the same two queues; the shared expert reads the tokens as they are.
-void run_experts(const Layer::Parts& parts, const ExpertRows& routed, ConstMatrix routed_x, ConstMatrix tokens,
+bool run_experts(const Layer::Parts& parts, const ExpertRows& routed, ConstMatrix routed_x, ConstMatrix tokens,
                  const ChunkMemory& memory, const Kernels& kernels) {
   const Threads& threads = parts.options.threads;
   const ExpertGemms first = gemms_of(routed, routed_x, parts.options);
   if (!parts.shared) {
-    run_grouped(first.up, memory.grouped, kernels, threads);
-    run_grouped(first.down, memory.grouped, kernels, threads);
-    return;
+    const bool streamed = run_grouped(first.up, memory.grouped, kernels, threads);
+    return run_grouped(first.down, memory.grouped, kernels, threads) && streamed;
   }
   const std::int64_t offset[] = {0, tokens.rows};
-  const ExpertGemms second = gemms_of(
-      {&parts.shared->packed(), offset, nullptr, nullptr, memory.shared_h, memory.shared_out}, tokens, parts.options);
-  run_grouped(std::array{first.up, second.up}, memory.grouped, kernels, threads);
-  run_grouped(std::array{first.down, second.down}, memory.grouped, kernels, threads);
+  const ExpertRows shared{&parts.shared->packed(), offset,           nullptr, WeightSite::output, nullptr,
+                          memory.shared_h,         memory.shared_out};
+  const ExpertGemms second = gemms_of(shared, tokens, parts.options);
+  bool streamed = run_grouped(std::array{first.up, second.up}, memory.grouped, kernels, threads);
+  streamed &= run_grouped(std::array{first.down, second.down}, memory.grouped, kernels, threads);
   if (!parts.shared_gate.empty()) {
     run_linear(parts.shared_gate, tokens, Math::f32, memory.gate_logits, parts, memory.grouped, kernels);
   }
+  return streamed;
 }
 
 // Spreads the tokens of `all` over the threads.
@@ -132,7 +136,7 @@ CombineArgs slots_of(const Layer::Parts& parts, const Plan& plan, const float* w
   args.rows_stride = parts.experts.packed().down.out_width();
   args.slot_to_row = plan.slot_to_row;
   args.weight = weight;
-  args.weighted_rows = parts.weight_on_input;
+  args.weighted_rows = parts.weight_site != WeightSite::output;
   args.topk = plan.topk;
   args.x = x.data;
   args.x_type = x.dtype;
@@ -163,14 +167,15 @@ void finish_combine(CombineArgs args, const Layer::Parts& parts, const ChunkMemo
 
 // The slots' sum in the latent space, and from there on in H.
 CombineArgs leave_latent(CombineArgs slots, const Layer::Parts& parts, const ChunkMemory& memory,
-                         const Kernels& kernels) {
+                         const Kernels& kernels, bool& streamed) {
   slots.out = memory.latent;
   slots.out_type = DType::f32;
   slots.out_stride = parts.latent_in.out_width();
   run_combine(slots, parts.options.threads, kernels);
   ConstMatrix sums(memory.latent, slots.count, slots.hidden);
   sums.stride = slots.out_stride;
-  run_linear(parts.latent_out, sums, math_of(parts.options), memory.from_latent, parts, memory.grouped, kernels);
+  streamed &=
+      run_linear(parts.latent_out, sums, math_of(parts.options), memory.from_latent, parts, memory.grouped, kernels);
   CombineArgs args{};
   args.start = memory.from_latent;
   args.start_stride = parts.latent_out.out_width();
@@ -180,35 +185,29 @@ CombineArgs leave_latent(CombineArgs slots, const Layer::Parts& parts, const Chu
 }
 
 // What the experts read: x, or x in the latent space.
-ConstMatrix enter_latent(const Layer::Parts& parts, ConstMatrix x, const ChunkMemory& memory, const Kernels& kernels) {
+ConstMatrix enter_latent(const Layer::Parts& parts, ConstMatrix x, const ChunkMemory& memory, const Kernels& kernels,
+                         bool& streamed) {
   if (parts.latent_in.empty()) {
     return x;
   }
-  run_linear(parts.latent_in, x, math_of(parts.options), memory.latent, parts, memory.grouped, kernels);
+  streamed &= run_linear(parts.latent_in, x, math_of(parts.options), memory.latent, parts, memory.grouped, kernels);
   ConstMatrix latent(memory.latent, x.rows, parts.experts.shape().hidden);
   latent.stride = parts.latent_in.out_width();
   return latent;
 }
 
-// The weight of each row in the order of the plan, where it multiplies the expert's input; else null.
-const float* scale_rows(const Layer::Parts& parts, const Plan& plan, const float* weight, const ChunkMemory& memory) {
-  if (!parts.weight_on_input) {
+// The weight of each row in the order of the plan, unless it multiplies the expert's output: then null.
+const float* order_weights(const Layer::Parts& parts, const Plan& plan, const float* weight,
+                           const ChunkMemory& memory) {
+  if (parts.weight_site == WeightSite::output) {
     return nullptr;
   }
   for (std::int64_t slot = 0; slot < plan.tokens * plan.topk; ++slot) {
     if (plan.slot_to_row[slot] >= 0) {
-      memory.row_scale[plan.slot_to_row[slot]] = weight[slot];
+      memory.row_weight[plan.slot_to_row[slot]] = weight[slot];
     }
   }
-  return memory.row_scale;
-}
-
-bool is_small_batch(const Plan& plan, Format format) {
-  std::int64_t most = 0;
-  for (std::int32_t e = 0; e < plan.experts; ++e) {
-    most = std::max(most, plan.offset[e + 1] - plan.offset[e]);
-  }
-  return most <= stream_rows(format);
+  return memory.row_weight;
 }
 
 // The way of a token's rows: plan, experts, combine; in chunks of tokens, so that rows take bounded memory.
@@ -216,7 +215,7 @@ Path run_chunks(const Layer::Parts& parts, ConstMatrix x, Routing routing, Matri
                 const Kernels& kernels) {
   const ChunkMemory& chunk = memory.chunk;
   const std::int64_t chunks = x.rows == 0 ? 0 : (x.rows + chunk.tokens - 1) / chunk.tokens;
-  bool small_batch = true;
+  bool streamed = true;
   for (std::int64_t i = 0; i < chunks; ++i) {
     const std::int64_t begin = i * x.rows / chunks;
     const std::int64_t count = (i + 1) * x.rows / chunks - begin;
@@ -226,17 +225,22 @@ Path run_chunks(const Layer::Parts& parts, ConstMatrix x, Routing routing, Matri
     const ConstMatrix tokens = rows_from(x, begin, count);
     const Plan plan =
         build_plan(expert, count, routing.topk, parts.experts.shape().experts, chunk.plan, parts.options.threads);
-    small_batch &= is_small_batch(plan, parts.options.format);
-    const float* row_scale = scale_rows(parts, plan, weight, chunk);
-    run_experts(parts, {&parts.experts.packed(), plan.offset, plan.row_to_token, row_scale, chunk.h, chunk.out},
-                enter_latent(parts, tokens, chunk, kernels), tokens, chunk, kernels);
+    const ExpertRows rows{&parts.experts.packed(),
+                          plan.offset,
+                          plan.row_to_token,
+                          parts.weight_site,
+                          order_weights(parts, plan, weight, chunk),
+                          chunk.h,
+                          chunk.out};
+    const ConstMatrix routed_x = enter_latent(parts, tokens, chunk, kernels, streamed);
+    streamed &= run_experts(parts, rows, routed_x, tokens, chunk, kernels);
     CombineArgs sums = slots_of(parts, plan, weight, tokens, chunk);
     if (!parts.latent_in.empty()) {
-      sums = leave_latent(sums, parts, chunk, kernels);
+      sums = leave_latent(sums, parts, chunk, kernels, streamed);
     }
     finish_combine(sums, parts, chunk, rows_from(y, begin, count), kernels);
   }
-  return small_batch ? Path::small_batch : Path::grouped;
+  return streamed ? Path::small_batch : Path::grouped;
 }
 
 }  // namespace
@@ -248,7 +252,8 @@ ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace
   const std::int32_t topk = parts.router.options.topk;
   check_inputs(parts.router.options, inputs, x.rows, parts.router.experts);
   check_workspace(workspace, workspace_bytes(x.rows), x, y);
-  check_inputs_outside(inputs, x.rows, topk, workspace);
+  check_inputs_outside(inputs, x.rows, topk, bytes_of(workspace), "the workspace");
+  check_inputs_outside(inputs, x.rows, topk, bytes_of(y), "y");
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, topk, true);
@@ -274,7 +279,8 @@ ForwardResult Layer::forward(ConstMatrix x, Routing routing, Matrix y, const Wor
   const Parts& parts = *parts_;
   check_matrices(parts, x, y);
   check_routing(parts, x, routing);
-  check_workspace(workspace, workspace_bytes(x.rows, routing.topk), x, routing, y);
+  check_workspace(workspace, workspace_bytes(x.rows, routing.topk), x, y);
+  check_routing_outside(routing, y, workspace);
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, routing.topk, false);

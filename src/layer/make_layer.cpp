@@ -41,6 +41,10 @@ void check_weights(const LayerWeights& weights) {
     fail(Code::invalid_argument, "layer: {} has no data, expected it with latent {}",
          weights.latent_in.data == nullptr ? "latent_in" : "latent_out", weights.latent);
   }
+  if (static_cast<std::uint32_t>(weights.weight_site) > static_cast<std::uint32_t>(WeightSite::between)) {
+    fail(Code::invalid_argument, "layer: found weight_site {}, expected output (0), input (1) or between (2)",
+         static_cast<int>(weights.weight_site));
+  }
   if (!std::isfinite(weights.shared_scale)) {
     fail(Code::invalid_argument, "layer: found shared_scale {}, expected a finite number", weights.shared_scale);
   }
@@ -110,6 +114,18 @@ std::optional<ExpertWeights> plan_shared(const LayerWeights& weights, const Laye
 
 const char* path_name(Path path) noexcept { return path == Path::small_batch ? "small_batch" : "grouped"; }
 
+const char* weight_site_name(WeightSite site) noexcept {
+  switch (site) {
+    case WeightSite::output:
+      return "output";
+    case WeightSite::input:
+      return "input";
+    case WeightSite::between:
+      return "between";
+  }
+  return "unknown";
+}
+
 Layer::Parts plan_parts(const LayerWeights& weights, const RouterOptions& router, const LayerOptions& options) {
   check_options(options);
   check_weights(weights);
@@ -124,7 +140,7 @@ Layer::Parts plan_parts(const LayerWeights& weights, const RouterOptions& router
                                                   weights.hidden, router, *kept.router),
                             .experts = std::move(experts),
                             .identity_experts = weights.identity_experts,
-                            .weight_on_input = weights.weight_on_input,
+                            .weight_site = weights.weight_site,
                             .shared = plan_shared(weights, options),
                             .shared_gate = {},
                             .shared_scale = weights.shared_scale,

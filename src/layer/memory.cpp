@@ -95,7 +95,7 @@ ForwardMemory carve_forward(Carver& carver, const Layer::Parts& parts, std::int6
   chunk.grouped = carve_gemms(carver, parts, std::max(rows, memory.router.chunk), with_router);
   chunk.h = carver.take<std::byte>(rows * parts.experts.packed().up.out_width() * activation);
   chunk.out = carver.take<float>(rows * parts.experts.packed().down.out_width());
-  chunk.row_scale = carver.take<float>(parts.weight_on_input ? rows : 0);
+  chunk.row_weight = carver.take<float>(parts.weight_site == WeightSite::output ? 0 : rows);
   chunk.latent = carver.take<float>(chunk.tokens * parts.latent_in.out_width());
   chunk.from_latent = carver.take<float>(chunk.tokens * parts.latent_out.out_width());
   if (parts.shared) {
@@ -161,13 +161,16 @@ void check_workspace(const Workspace& workspace, std::size_t needed, const Const
   }
 }
 
-void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Routing& routing,
-                     const Matrix& y) {
-  check_workspace(workspace, needed, x, y);
+void check_routing_outside(const Routing& routing, const Matrix& y, const Workspace& workspace) {
   const auto slots = static_cast<std::size_t>(routing.tokens * routing.topk);
-  const Bytes memory = bytes_of(workspace);
-  if (overlap(memory, bytes_of(routing.expert, slots)) || overlap(memory, bytes_of(routing.weight, slots))) {
+  const auto in = [&](const Bytes& memory) {
+    return overlap(memory, bytes_of(routing.expert, slots)) || overlap(memory, bytes_of(routing.weight, slots));
+  };
+  if (in(bytes_of(workspace))) {
     fail(Code::invalid_argument, "layer: the routing lies in the workspace, expected a copy of it elsewhere");
+  }
+  if (in(bytes_of(y))) {
+    fail(Code::invalid_argument, "layer: the routing and y overlap, expected separate memory");
   }
 }
 

@@ -15,10 +15,11 @@ struct Bytes {
   std::size_t count;
 };
 
-// To the end of the last row's stride: columns that lie interleaved count as overlapping.
+// From the first row to the last: columns that lie interleaved count as overlapping.
 template <class M>
 Bytes bytes_of(const M& matrix) {
-  return {matrix.data, static_cast<std::size_t>(matrix.rows * matrix.stride) * dtype_bytes(matrix.dtype)};
+  const std::int64_t elements = matrix.rows == 0 ? 0 : (matrix.rows - 1) * matrix.stride + matrix.cols;
+  return {matrix.data, static_cast<std::size_t>(elements) * dtype_bytes(matrix.dtype)};
 }
 inline Bytes bytes_of(const Workspace& workspace) { return {workspace.data(), workspace.bytes()}; }
 template <class T>

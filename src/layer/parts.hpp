@@ -20,7 +20,7 @@ struct Layer::Parts {
   Router router;  // an empty weight: only forwards with a given routing
   ExpertWeights experts;
   std::int32_t identity_experts;
-  bool weight_on_input;
+  WeightSite weight_site;
   std::optional<ExpertWeights> shared;
   PackedMatrices shared_gate;  // [1,H] f32; empty: the factor is shared_scale
   float shared_scale;
@@ -45,7 +45,7 @@ struct ChunkMemory {
   GroupedMemory grouped;
   std::byte* h;        // [tokens · topk, ffn padded] of the activations' type
   float* out;          // [tokens · topk, hidden or latent padded]
-  float* row_scale;    // [tokens · topk], with weight_on_input only
+  float* row_weight;   // [tokens · topk], unless weights multiply outputs
   float* latent;       // [tokens, latent padded]: the experts' input, and then their combined output
   float* from_latent;  // [tokens, hidden padded]
   std::byte* shared_h;
@@ -74,7 +74,6 @@ void check_logits(const Layer::Parts& parts, const ConstMatrix& x, const Matrix&
 void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routing& routing);
 void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Matrix& out,
                      const char* out_name = "y");
-void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Routing& routing,
-                     const Matrix& y);
+void check_routing_outside(const Routing& routing, const Matrix& y, const Workspace& workspace);
 
 }  // namespace switchyard

@@ -193,18 +193,19 @@ void check_inputs(const RouterOptions& options, const RouteInputs& inputs, std::
   }
 }
 
-void check_inputs_outside(const RouteInputs& inputs, std::int64_t tokens, std::int32_t topk,
-                          const Workspace& workspace) {
-  const Bytes memory = bytes_of(workspace);
+void check_inputs_outside(const RouteInputs& inputs, std::int64_t tokens, std::int32_t topk, const Bytes& memory,
+                          const char* name) {
   const auto inside = [&](const void* data, std::int64_t count, DType dtype) {
     const std::size_t bytes = static_cast<std::size_t>(count) * dtype_bytes(dtype);
     return data != nullptr && overlap(memory, Bytes{data, bytes});
   };
   if (inside(inputs.valid, tokens, DType::u8) || inside(inputs.replayed, tokens, DType::u8) ||
       inside(inputs.forced.data, tokens * topk, inputs.forced.dtype) ||
-      inside(inputs.token_id.data, tokens, inputs.token_id.dtype)) {
+      inside(inputs.token_id.data, tokens, inputs.token_id.dtype) ||
+      inside(inputs.sequence_begin, inputs.sequences + 1, DType::i64)) {
     fail(Code::invalid_argument,
-         "route: valid, forced, replayed or token_id lies in the workspace, expected a copy of it elsewhere");
+         "route: valid, forced, replayed, token_id or sequence_begin lies in {}, expected a copy of it elsewhere",
+         name);
   }
 }
 

@@ -188,7 +188,7 @@ void route(ConstMatrix logits, const RouterOptions& options, const RouteInputs& 
   const std::int64_t sequences = sequences_of(inputs);
   check_route_workspace(workspace, route_workspace_bytes(logits.rows, experts, sequences, threads), logits.data,
                         bytes_of(logits).count);
-  check_inputs_outside(inputs, logits.rows, options.topk, workspace);
+  check_inputs_outside(inputs, logits.rows, options.topk, bytes_of(workspace), "the workspace");
 
   Carver carver(workspace.data());
   const RouteMemory memory = carve_route(carver, logits.rows, experts, sequences, threads);

@@ -1,6 +1,8 @@
 """switchyard run and the page that it writes."""
 
+import json
 import os
+import shutil
 import struct
 import subprocess
 
@@ -34,6 +36,19 @@ class Run(CliTest):
                 self.assertIn("33 of 33", text)
                 text = self.run_model(GOLDEN / name, "--output", "o.safetensors", "--dtype", "bf16", "--router", other)
                 self.assertIn(f"bf16 weights, bf16 activations, {other} router,", text)
+
+    def test_weights_are_packed_to_what_holds_them(self):
+        tensors = read_safetensors(GOLDEN / "qwen2_moe/model.safetensors")
+        for parts, weights in (([".experts."], "f32"), ([".experts.", ".shared_expert."], "bf16")):
+            model = self.folder / weights
+            shutil.copytree(GOLDEN / "qwen2_moe", model)
+            narrow = {name: ("BF16", shape, to_bf16(content)) if any(part in name for part in parts)
+                      else (dtype, shape, content) for name, (dtype, shape, content) in tensors.items()}
+            write_safetensors(model / "model.safetensors", narrow)
+            text = self.run_model(model, "--output", f"{weights}.safetensors")
+            self.assertIn(f"{weights} weights, f32 activations", text)
+            info = json.loads(self.call("inspect", model, "--json"))
+            self.assertEqual((info["weights"], info.get("shared_weights", "bf16")), ("bf16", weights))
 
     def test_same_bits_for_every_number_of_threads(self):
         for threads in (1, 2, 3):
