@@ -5,6 +5,7 @@
 
 #include "cpu/parallel_for.hpp"
 #include "fail.hpp"
+#include "layer/overlap.hpp"
 #include "layer/parts.hpp"
 
 namespace switchyard {
@@ -248,7 +249,8 @@ ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace
   const std::int32_t topk = parts.router.options.topk;
   check_inputs(parts.router.options, inputs, x.rows, parts.router.experts);
   check_workspace(workspace, workspace_bytes(x.rows), x, y);
-  check_inputs_outside(inputs, x.rows, topk, workspace);
+  check_inputs_outside(inputs, x.rows, topk, bytes_of(workspace), "the workspace");
+  check_inputs_outside(inputs, x.rows, topk, bytes_of(y), "y");
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, topk, true);

@@ -68,7 +68,7 @@ void route_rows(const RouteArgs& args, float* scratch_of_all, const Kernels& ker
 Router make_router(const WeightView& weight, std::int32_t experts, std::int64_t hidden, const RouterOptions& options,
                    DType type) {
   Router router;
-  router.options = options;
+  router.options = without_one_group(options);
   router.experts = experts;
   if (weight.data == nullptr) {
     return router;

@@ -6,6 +6,7 @@
 
 #include "experts/grouped.hpp"
 #include "experts/packed.hpp"
+#include "layer/overlap.hpp"
 #include "switchyard/route.hpp"
 
 namespace switchyard {
@@ -50,12 +51,23 @@ void check_router_options(const RouterOptions& options, std::int32_t experts);
 void check_inputs(const RouterOptions& options, const RouteInputs& inputs, std::int64_t tokens, std::int32_t experts);
 void check_sequences(const RouteInputs& inputs, std::int64_t tokens);
 void check_table_ids(const RouterOptions& options, std::int32_t experts);  // all of them
-// None of them may lie in memory that the call writes to.
-void check_inputs_outside(const RouteInputs& inputs, std::int64_t tokens, std::int32_t topk,
-                          const Workspace& workspace);
+// None of them may lie in memory that the call writes to, `name` of it.
+void check_inputs_outside(const RouteInputs& inputs, std::int64_t tokens, std::int32_t topk, const Bytes& memory,
+                          const char* name);
 void check_outputs(const RouterOptions& options, const RouteInputs& inputs, const RouteOutputs& outputs,
                    std::int32_t experts);
 void check_gradients(const RouterOptions& options, const RouteGradients& gradients, const ConstMatrix& logits,
                      const Matrix& dlogits);
+
+// One group is none: kernels know no groups or at least two.
+RouterOptions without_one_group(RouterOptions options);
+
+// What a call reads and writes, for check_apart; sizes are checked.
+void add_options(NamedMemory& read, const RouterOptions& options, std::int32_t experts);
+void add_inputs(NamedMemory& read, const RouteInputs& inputs, std::int64_t tokens, std::int32_t topk);
+void add_outputs(NamedMemory& written, const RouteOutputs& outputs, std::int64_t tokens, std::int32_t topk,
+                 std::int64_t experts, std::int64_t sequences);
+void add_gradients(NamedMemory& read, const RouteGradients& gradients, std::int64_t tokens, std::int32_t topk,
+                   std::int64_t experts, std::int64_t sequences);
 
 }  // namespace switchyard
