@@ -53,7 +53,9 @@ class NamedMemory {
     }
   }
   void add(const char* name, const void* data, std::int64_t count, DType dtype) {
-    add(name, {data, static_cast<std::size_t>(count) * dtype_bytes(dtype)});
+    if (data != nullptr) {
+      add(name, {data, static_cast<std::size_t>(count) * dtype_bytes(dtype)});
+    }
   }
 
   // Throws invalid_argument if what is written overlaps what is read, or something else that is written.
