@@ -115,7 +115,7 @@ std::vector<CLI::Option*> add_groups(CLI::App* command, RouterOptions& router) {
   const auto add = [&](const char* flag, std::int32_t& value, const char* description, std::int32_t most) {
     return command->add_option(flag, value, description)->check(one_to(most))->type_name("N");
   };
-  return {add("--groups", router.groups, "Groups of neighbouring experts; default: none", kMaxGroups),
+  return {add("--groups", router.groups, "Groups of neighbouring experts, 1: none; default: none", kMaxGroups),
           add("--kept-groups", router.kept_groups, "Best groups that experts come from", kMaxGroups),
           add("--group-best", router.group_best, "A group's score is the sum of this many best; default: 1", kMaxTopk)};
 }
@@ -208,7 +208,7 @@ void add_router(CLI::App* command, RouteOptions& options) {
   add_file("--table", options.table, "[rows,K] i16, i32 or i64: experts by token id, not by score");
   add_file("--token-ids", options.token_ids, "[T] i32 or i64, for --table");
   add_file("--valid", options.valid, "[T] u8 or bool, 0: padding");
-  add_file("--forced", options.forced, "[T,K] i16, i32 or i64: the experts to replay");
+  add_file("--forced", options.forced, "[T,K] i16, i32 or i64: the experts to replay, -1: none");
   add_file("--replayed", options.replayed, "[T] u8 or bool, 0: the token is routed live");
   add_file("--sequences", options.sequences, "[S+1] i64, borders of sequences, for counts and sums of their own");
 }

@@ -194,6 +194,16 @@ static void check_given_experts(const float* logits, workspace ws) {
   for (int t = 0; t < kTokens; ++t) {
     CHECK(expert[t][0] == table[token_id[t]][0] && expert[t][1] == table[token_id[t]][1]);
   }
+  inputs.forced = (switchyard_const_array){forced, SWITCHYARD_DTYPE_I32};
+  inputs.replayed = replayed;
+  options.groups = 1;
+  CHECK_OK(switchyard_route(logits_of(logits), &options, &inputs, &outputs, ws.memory, ws.bytes, NULL));
+  for (int t = 0; t < kTokens; ++t) {
+    const int by_table = t == 2 || t == 3;
+    for (int s = 0; s < kTopk; ++s) {
+      CHECK(expert[t][s] == (by_table ? table[token_id[t]][s] : forced[t][s]));
+    }
+  }
 }
 
 void test_route(void) {

@@ -123,6 +123,12 @@ TEST(LayerRouting, ATableChoosesByTokenId) {
   inputs.token_id = {token_id.data(), DType::i32};
   EXPECT_EQ(run(layer, x, inputs).expert, (std::vector<std::int32_t>{2, 1, 0, 3, 5, 5, 2, 1}));
   EXPECT_THROW(run(layer, x, {}), Error);
+  // Replayed but for its second token, which is not there, and the last, whose row has no id.
+  const std::vector<std::int16_t> forced{4, 1, 3, 3, 1, 1, 0, -1};
+  const std::vector<std::uint8_t> replayed{1, 0, 1, 1};
+  inputs.forced = {forced.data(), DType::i16};
+  inputs.replayed = replayed.data();
+  EXPECT_EQ(run(layer, x, inputs).expert, (std::vector<std::int32_t>{4, 1, 0, 3, 1, 1, 2, 1}));
 }
 
 TEST(LayerRouting, ARouterInBf16GivesLogitsInBf16) {
@@ -194,26 +200,27 @@ TEST(LayerRouting, RefusesInputsWhereItWrites) {
   };
   const std::int64_t borders[] = {0, 4};
   for (auto* memory : {static_cast<std::byte*>(workspace.data()), y.bytes.data()}) {
-    const std::string lies = memory == y.bytes.data() ? "y" : "the workspace";
-    const std::string expected = "route: valid, forced, replayed, token_id or sequence_begin lies in " + lies +
-                                 ", expected a copy of it elsewhere";
+    const std::string written = memory == y.bytes.data() ? "y" : "the workspace";
+    const auto expected = [&](const char* read) {
+      return "route: " + written + " and " + read + " overlap, expected separate memory";
+    };
     std::memset(memory, 0, 64);
     std::memcpy(memory, borders, sizeof borders);
     RouteInputs inputs;
     inputs.forced = {memory + 8, DType::i16};
-    EXPECT_EQ(message(inputs), expected);
+    EXPECT_EQ(message(inputs), expected("forced"));
     inputs = {};
     inputs.valid = reinterpret_cast<std::uint8_t*>(memory);
-    EXPECT_EQ(message(inputs), expected);
+    EXPECT_EQ(message(inputs), expected("valid"));
     inputs = {};
     inputs.replayed = reinterpret_cast<std::uint8_t*>(memory);
-    EXPECT_EQ(message(inputs), expected);
+    EXPECT_EQ(message(inputs), expected("replayed"));
     inputs = {};
     inputs.token_id = {memory, DType::i64};
-    EXPECT_EQ(message(inputs), expected);
+    EXPECT_EQ(message(inputs), expected("token_id"));
     inputs = {};
     inputs.sequence_begin = reinterpret_cast<std::int64_t*>(memory);
-    EXPECT_EQ(message(inputs), expected);
+    EXPECT_EQ(message(inputs), expected("sequence_begin"));
   }
   EXPECT_EQ(message({}), "nothing");
 }

@@ -166,6 +166,7 @@ inline void check_quantiles(const Case& c, const Results& found, const std::vect
       ASSERT_NEAR(cutoffs[t], cut, kWeightTolerance * std::max(1.0, std::abs(cut)));
     }
     for (std::size_t e = 0; e < tokens[t].score.size() && !bins.empty(); ++e) {
+      if (tokens[t].nan[e]) continue;
       const double at = (cut - tokens[t].score[e] - static_cast<double>(c.lower)) * per_bin;
       const auto bin = [&](double position) {
         return e * static_cast<std::size_t>(c.bins) +

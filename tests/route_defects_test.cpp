@@ -11,24 +11,11 @@ namespace {
 
 using namespace route_runs;
 
-constexpr float kMinusNan = -kNan;
-
-Case one_token(std::vector<float> logits, const RouterOptions& options, unsigned wanted = kRouting) {
-  const auto experts = static_cast<std::int64_t>(logits.size());
-  return {.tokens = 1, .experts = experts, .logits = std::move(logits), .options = options, .wanted = wanted};
-}
-
-std::vector<std::int64_t> ids_of(const std::vector<float>& logits, const RouterOptions& options) {
-  return run(one_token(logits, options)).ids();
-}
-
 std::vector<std::int64_t> first_ids(std::int32_t count) {
   std::vector<std::int64_t> ids(static_cast<std::size_t>(count));
   std::iota(ids.begin(), ids.end(), 0);
   return ids;
 }
-
-ConstArray f32(const std::vector<float>& values) { return {values.data(), DType::f32}; }
 
 double sigmoid_of(float logit) { return 1 / (1 + std::exp(-static_cast<double>(logit))); }
 
@@ -365,6 +352,30 @@ TEST(RouteDefects, TheCutoffOfTiesIsTheTiedValue) {
     c.logits[79] = 9.0F;
     EXPECT_EQ(run(c).floats(cutoff), std::vector<float>{0.5F}) << topk;
   }
+}
+
+// A released configuration without groups says n_group 1.
+TEST(RouteDefects, OneGroupIsNone) {
+  const std::vector<float> bias = random_floats(40, 0.2F, 1);
+  for (const Score score : {Score::softmax, Score::sigmoid}) {
+    for (const bool biased : {false, true}) {
+      for (const std::int32_t kept : {0, 1}) {
+        Case c{.tokens = 20, .experts = 40, .options = {.topk = 4, .score = score}};
+        c.wanted = everything_of(score);
+        c.options.selection_bias = biased ? f32(bias) : ConstArray{};
+        c.logits = random_floats(800, 20.0F, 2);
+        const Results none = run(c);
+        c.options.groups = 1;
+        c.options.kept_groups = kept;
+        c.options.group_best = 2;
+        EXPECT_EQ(run(c), none);
+        EXPECT_EQ(backward(c, none.ids(), {.weight = std::vector<float>(80, 1.0F)}).bytes.size(), 800 * sizeof(float));
+      }
+    }
+  }
+  Case mixer{.tokens = 1, .experts = 4, .logits = {1, 2, 3, 4}, .options = {.topk = 2, .score = Score::sparsemixer}};
+  mixer.options.groups = mixer.options.kept_groups = 1;
+  EXPECT_EQ(run(mixer).ids(), (std::vector<std::int64_t>{3, 2}));
 }
 
 // Pages that are never touched take no memory.

@@ -1,69 +1,11 @@
 // Everything that `route` and `route_backward` refuse, with the whole message; and that nothing is written then.
 #include <gtest/gtest.h>
 
-#include <array>
-#include <functional>
-
-#include "route_runs.hpp"
-#include "switchyard/error.hpp"
+#include "route_calls.hpp"
 
 namespace {
 
-using namespace route_runs;
-
-constexpr std::int64_t kTokens = 3;
-constexpr std::int64_t kExperts = 8;
-
-// A call that is right in everything until a test spoils something.
-struct Call {
-  std::vector<float> values = random_floats(kTokens * kExperts, 1.0F, 1);
-  ConstMatrix logits{values.data(), kTokens, kExperts};
-  RouterOptions options{.topk = 2, .score = Score::sigmoid};
-  RouteInputs inputs;
-  std::array<std::int64_t, kTokens * 2> ids{-7, -7, -7, -7, -7, -7};
-  std::array<float, kTokens> cutoffs{};
-  std::array<std::int32_t, kExperts * 4> bins{};
-  RouteOutputs outputs;
-  std::array<std::int32_t, kTokens * 2> chosen{0, 1, 2, 3, 4, 5};
-  RouteGradients gradients;
-  std::vector<float> dvalues = std::vector<float>(kTokens * kExperts, 7.0F);
-  Matrix dlogits{dvalues.data(), kTokens, kExperts};
-  Workspace workspace{route_workspace_bytes(kTokens, kExperts)};
-
-  Call() {
-    outputs.expert = {ids.data(), DType::i64};
-    gradients.expert = {chosen.data(), DType::i32};
-  }
-};
-
-template <class Work>
-std::string message_of(const Work& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Code::invalid_argument);
-    return error.what();
-  }
-  return "none";
-}
-
-std::string forward_message(const std::function<void(Call&)>& spoil) {
-  Call call;
-  spoil(call);
-  const std::string message =
-      message_of([&] { route(call.logits, call.options, call.inputs, call.outputs, call.workspace); });
-  EXPECT_EQ(call.ids, Call().ids) << "written before: " << message;
-  return message;
-}
-
-std::string backward_message(const std::function<void(Call&)>& spoil) {
-  Call call;
-  spoil(call);
-  const std::string message = message_of(
-      [&] { route_backward(call.logits, call.options, call.inputs, call.gradients, call.dlogits, call.workspace); });
-  EXPECT_EQ(call.dvalues, Call().dvalues) << "written before: " << message;
-  return message;
-}
+using namespace route_calls;
 
 std::string option_message(const std::function<void(RouterOptions&)>& spoil) {
   return forward_message([&](Call& call) { spoil(call.options); });
@@ -82,8 +24,7 @@ TEST(RouteErrors, WhatIsNotSpoiledIsAccepted) {
 
 TEST(RouteErrors, Logits) {
   const std::string expected =
-      ", expected f32, bf16 or f16, 0..1099511627776 tokens, at most 65536 experts and a stride of at least the "
-      "experts";
+      ", expected f32, bf16 or f16, 0..1099511627776 tokens, 1..65536 experts and a stride of at least the experts";
   EXPECT_EQ(forward_message([](Call& c) { c.logits.dtype = DType::f64; }),
             "route: found logits [3, 8] f64 with stride 8" + expected);
   EXPECT_EQ(forward_message([](Call& c) { c.logits.stride = 7; }),
@@ -92,9 +33,37 @@ TEST(RouteErrors, Logits) {
             "route: found logits [-1, 8] f32 with stride 8" + expected);
   EXPECT_EQ(forward_message([](Call& c) { c.logits.cols = c.logits.stride = kMaxExperts + 1; }),
             "route: found logits [3, 65537] f32 with stride 65537" + expected);
-  EXPECT_EQ(forward_message([](Call& c) { c.logits.cols = 0; }), "route: found 0 experts, expected 1..65536");
+  EXPECT_EQ(forward_message([](Call& c) { c.logits.cols = 0; }),
+            "route: found logits [3, 0] f32 with stride 8" + expected);
+  EXPECT_EQ(forward_message([](Call& c) { c.logits.cols = -1; }),
+            "route: found logits [3, -1] f32 with stride 8" + expected);
+  EXPECT_EQ(forward_message([](Call& c) { c.logits.stride = std::int64_t{1} << 59; }),
+            "route: logits has 3 rows with stride 576460752303423488, expected at most 2^60 elements");
   EXPECT_EQ(forward_message([](Call& c) { c.logits.data = nullptr; }),
             "route: logits have no data, expected memory for 3 tokens");
+}
+
+// −4294967288 experts are 8 in 32 bits.
+TEST(RouteErrors, SizesThatOnlyFitAfterACast) {
+  constexpr std::int64_t kFar = std::int64_t{8} - (std::int64_t{1} << 32);
+  const std::string expected =
+      ", expected f32, bf16 or f16, 0..1099511627776 tokens, 1..65536 experts and a stride of at least the experts";
+  const auto far_cols = [](auto& matrix) { matrix.cols = kFar; };
+  EXPECT_EQ(forward_message([&](Call& c) { far_cols(c.logits); }),
+            "route: found logits [3, -4294967288] f32 with stride 8" + expected);
+  EXPECT_EQ(backward_message([&](Call& c) {
+              far_cols(c.logits);
+              far_cols(c.dlogits);
+            }),
+            "route: found logits [3, -4294967288] f32 with stride 8" + expected);
+  EXPECT_EQ(backward_message([&](Call& c) {
+              c.logits.data = nullptr;
+              c.gradients.chosen_logit = c.values.data();
+              far_cols(c.dlogits);
+            }),
+            "route: found logits [3, -4294967288] f32 with stride -4294967288" + expected);
+  EXPECT_EQ(backward_message([&](Call& c) { c.dlogits.stride = std::int64_t{1} << 59; }),
+            "route: dlogits has 3 rows with stride 576460752303423488, expected at most 2^60 elements");
 }
 
 TEST(RouteErrors, Options) {
@@ -127,9 +96,14 @@ TEST(RouteErrors, Options) {
 
 TEST(RouteErrors, Groups) {
   EXPECT_EQ(option_message([](auto& o) { o.groups = 3; }),
-            "route: found 3 groups for 8 experts, expected 0 or 2..256 of equal size");
-  EXPECT_EQ(option_message([](auto& o) { o.groups = 1; }),
-            "route: found 1 groups for 8 experts, expected 0 or 2..256 of equal size");
+            "route: found 3 groups for 8 experts, expected 0..256 of equal size");
+  EXPECT_EQ(option_message([](auto& o) { o.groups = -1; }),
+            "route: found -1 groups for 8 experts, expected 0..256 of equal size");
+  EXPECT_EQ(option_message([](auto& o) {
+              o.groups = 1;
+              o.kept_groups = 2;
+            }),
+            "route: found 2 kept groups of 8 experts for topk 2, expected 1..1 with enough experts");
   EXPECT_EQ(option_message([](auto& o) {
               o.topk = 3;
               o.groups = 4;
@@ -201,9 +175,15 @@ TEST(RouteErrors, Tables) {
             "route: token_id is i16, expected i32 or i64");
   EXPECT_EQ(forward_message([&](Call& c) {
               with(c, tokens);
-              c.inputs.forced = {tokens, DType::i32};
+              c.options.table_rows = 0;
             }),
-            "route: found a table and forced ids, expected one of them");
+            "route: found a table of 0 rows, expected 1..1099511627776");
+  EXPECT_EQ(forward_message([&](Call& c) {
+              with(c, nullptr);
+              c.inputs.forced = {c.chosen.data(), DType::i32};
+            }),
+            "route: found a table and no token_id, expected the ids of 3 tokens")
+      << "for rows that are not there";
   EXPECT_EQ(forward_message([&](Call& c) {
               with(c, tokens);
               c.options.table.dtype = DType::u8;
@@ -291,21 +271,6 @@ TEST(RouteErrors, Workspaces) {
   const auto shrink = [&](Call& c) { c.workspace = Workspace(needed - kWorkspaceAlignment); };
   EXPECT_EQ(forward_message(shrink), message);
   EXPECT_EQ(backward_message(shrink), message);
-  EXPECT_EQ(forward_message([](Call& c) { c.logits.data = c.workspace.data(); }),
-            "route: the logits lie in the workspace, expected separate memory");
-  const std::string inside =
-      "route: valid, forced, replayed, token_id or sequence_begin lies in the workspace, expected a copy of it "
-      "elsewhere";
-  EXPECT_EQ(forward_message([](Call& c) { c.inputs.valid = static_cast<std::uint8_t*>(c.workspace.data()); }), inside);
-  EXPECT_EQ(forward_message([](Call& c) { c.inputs.replayed = static_cast<std::uint8_t*>(c.workspace.data()); }),
-            inside);
-  EXPECT_EQ(forward_message([](Call& c) {
-              auto* begin = static_cast<std::int64_t*>(c.workspace.data());
-              begin[0] = 0;
-              begin[1] = kTokens;
-              c.inputs.sequence_begin = begin;
-            }),
-            inside);
   const auto sizes = [](std::int64_t tokens, std::int32_t experts, std::int64_t sequences) {
     return message_of([=] { route_workspace_bytes(tokens, experts, sequences); });
   };

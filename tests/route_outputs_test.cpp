@@ -310,6 +310,47 @@ TEST(RouteOutputs, TablesChoose) {
   }
 }
 
+// Rows that are replayed, rows that are missing and rows with an id of −1: the last two take the table's.
+TEST(RouteOutputs, ReplayWinsOverATable) {
+  constexpr std::int64_t kRows = 50;
+  for (const std::int32_t topk : {3, 18}) {
+    for (const auto& rule : some_rules(topk)) {
+      SCOPED_TRACE(rule.name);
+      std::mt19937 random(3);
+      const auto draw = [&](std::size_t count, std::uint64_t below) {
+        std::vector<std::int64_t> values(count);
+        for (auto& value : values) value = static_cast<std::int64_t>(random() % below);
+        return values;
+      };
+      const elements::Elements table = elements::of(DType::i32, draw(kRows * static_cast<std::size_t>(topk), 40));
+      const elements::Elements names = elements::of(DType::i64, draw(25, kRows));
+      Case c{.tokens = 25, .experts = 40, .options = rule.options, .wanted = kUsual};
+      c.options.table = table.view();
+      c.options.table_rows = kRows;
+      c.inputs.token_id = names.view();
+      const Replay forced = replay(c, DType::i16, true);
+      fill(c, 7);
+      const Results by_table = run(c);
+      c.inputs.forced = forced.ids.view();
+      c.inputs.replayed = forced.present.data();
+      expect_matches(c);
+
+      const Results found = run(c);
+      for (std::int64_t slot = 0; slot < 25 * topk; ++slot) {
+        const auto at = static_cast<std::size_t>(slot);
+        const bool missing = slot / topk % 5 == 2 || slot / topk % 5 == 3;
+        EXPECT_EQ(found.ids()[at], missing ? by_table.ids()[at] : elements::id_at(forced.ids.view(), slot));
+      }
+      // Its gradients are those of the same experts without a table.
+      Gradients gradients{.weight = random_floats(found.ids().size(), 1.0F, 4)};
+      const elements::Elements replayed = backward(c, found.ids(), gradients);
+      c.options.table = {};
+      c.inputs = {};
+      EXPECT_EQ(replayed, backward(c, found.ids(), gradients));
+    }
+  }
+}
+
 // ---- sums of sequences
 
 TEST(RouteOutputs, SequencesHaveTheirOwnSums) {
@@ -448,6 +489,24 @@ TEST(RouteOutputs, HistogramsMatchForAnyBins) {
       EXPECT_EQ(std::accumulate(entries.begin(), entries.end(), std::int64_t{0}),
                 50 * (valid_tokens + static_cast<std::int64_t>(bins) * kCountedBefore));
     }
+  }
+}
+
+TEST(RouteOutputs, BinsStayAtTheirLargestNumber) {
+  constexpr std::int32_t kMost = std::numeric_limits<std::int32_t>::max();
+  const std::vector<float> logits(9 * 4, 1.0F);
+  std::vector<std::int32_t> bins(4 * 3, kMost - 5);
+  RouteOutputs outputs;
+  outputs.histogram = bins.data();
+  outputs.bins = 3;
+  outputs.qb_lower = -1.0F;
+  outputs.qb_upper = 1.0F;
+  const Workspace workspace(route_workspace_bytes(9, 4));
+  for (int batch = 0; batch < 2; ++batch) {
+    route({logits.data(), 9, 4}, {.topk = 1, .score = Score::sigmoid}, {}, outputs, workspace);
+  }
+  for (std::size_t i = 0; i < bins.size(); ++i) {
+    EXPECT_EQ(bins[i], i % 3 == 1 ? kMost : kMost - 5) << "cutoff and scores are equal: the middle bin";
   }
 }
 

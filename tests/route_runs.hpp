@@ -19,6 +19,7 @@ using namespace switchyard;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kMinusNan = -kNan;
 
 enum Output : unsigned {
   expert,
@@ -230,6 +231,17 @@ inline Results run(const Case& c) {
   return results;
 }
 
+inline Case one_token(std::vector<float> logits, const RouterOptions& options, unsigned wanted = kRouting) {
+  const auto experts = static_cast<std::int64_t>(logits.size());
+  return {.tokens = 1, .experts = experts, .logits = std::move(logits), .options = options, .wanted = wanted};
+}
+
+inline std::vector<std::int64_t> ids_of(const std::vector<float>& logits, const RouterOptions& options) {
+  return run(one_token(logits, options)).ids();
+}
+
+inline ConstArray f32(const std::vector<float>& values) { return {values.data(), DType::f32}; }
+
 // What a backward is given beside the case and its ids.
 struct Gradients {
   std::vector<float> weight = {};       // [T,K] or empty
@@ -333,8 +345,7 @@ inline double selection_noise(const reference::Token& token, const RouterOptions
     }
     return most;
   };
-  const bool by_logit = options.selection_bias.data == nullptr && options.groups == 0;
-  if (by_logit) {
+  if (reference::chosen_by_logit(options)) {
     const bool as_given = options.logit_scale == 1 && options.logit_bias == nullptr && options.softcap == 0;
     return as_given ? 0 : 3e-6 * largest(token.logit);
   }

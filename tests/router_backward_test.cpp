@@ -462,6 +462,36 @@ TEST_F(RouterBackwardErrors, WrongWeight) {
          "router backward: found a weight without data in f32, expected data in f32, bf16 or f16");
 }
 
+TEST_F(RouterBackwardErrors, OffsetsAndMemory) {
+  weight.out_stride = 5;
+  expect(Code::invalid_argument, "router backward: found a weight with out_stride 5, expected at least 6 as dx has");
+  weight.out_stride = std::int64_t{1} << 58;
+  expect(Code::invalid_argument,
+         "router backward: the weight has 5 rows with stride 288230376151711744, expected at most 2^60 elements");
+  weight.out_stride = 6;
+  const auto far = [&](auto& matrix, const char* name, int rows) {
+    const std::int64_t stride = matrix.stride;
+    matrix.stride = std::int64_t{1} << 59;
+    expect(Code::invalid_argument, std::string("router backward: ") + name + " has " + std::to_string(rows) +
+                                       " rows with stride 576460752303423488, expected at most 2^60 elements");
+    matrix.stride = stride;
+  };
+  far(dlogits, "dlogits", 4);
+  far(dx, "dx", 4);
+  far(x, "x", 4);
+  far(dweight, "dweight", 5);
+  const auto shared = [&](auto& one, const void* data, const char* names) {
+    const auto own = one.data;
+    one.data = data;
+    expect(Code::invalid_argument, std::string("router backward: ") + names + " overlap, expected separate memory");
+    one.data = own;
+  };
+  shared(x, dweight.data, "dweight and x");
+  shared(x, dx.data, "dx and x");
+  shared(dlogits, dx.data, "dx and dlogits");
+  shared(weight, dweight.data, "dweight and weight");
+}
+
 TEST_F(RouterBackwardErrors, WrongXAndDweight) {
   x.dtype = DType::u8;
   expect(Code::invalid_argument,

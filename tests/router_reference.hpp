@@ -68,7 +68,8 @@ inline std::vector<std::size_t> largest_of(const Vector& values, std::size_t cou
 struct Token {
   bool valid = true;
   bool live = true;                // chosen by the selection, neither forced nor from a table
-  Vector logit;                    // l [E]
+  std::vector<bool> nan;           // [E] whose l is no number
+  Vector logit;                    // l [E], −inf for NaN
   Vector score;                    // [E]
   Vector aux;                      // [E]
   Vector selection;                // [E]
@@ -85,8 +86,7 @@ inline double transformed(double logit, std::size_t e, const RouterOptions& opti
   double l = static_cast<double>(options.logit_scale) * logit;
   l += options.logit_bias != nullptr ? options.logit_bias[e] : 0.0;
   const auto cap = static_cast<double>(options.softcap);
-  l = cap > 0 ? cap * std::tanh(l / cap) : l;
-  return std::isnan(l) ? kLowest : l;
+  return cap > 0 ? cap * std::tanh(l / cap) : l;
 }
 
 inline double activation(double l, Score score) {
@@ -175,24 +175,23 @@ inline void mask_groups(Token& token, const RouterOptions& options) {
   }
 }
 
-// What the experts are chosen by: the logits where they have the order of the selections.
-inline Vector chosen_by(const Token& token, const RouterOptions& options) {
-  const bool by_logit = options.selection_bias.data == nullptr && options.groups == 0;
-  return by_logit ? token.logit : token.selection;
+// Whether the logits, which have the order of the scores, are what experts are chosen by.
+inline bool chosen_by_logit(const RouterOptions& options) {
+  return options.selection_bias.data == nullptr && options.groups <= 1;
 }
 
 inline void choose(Token& token, const RouterOptions& options) {
   token.selection = token.score;
-  if (options.selection_bias.data != nullptr) {
-    for (std::size_t e = 0; e < token.selection.size(); ++e) {
-      const double sum = token.selection[e] + elements::value_at(options.selection_bias, static_cast<std::int64_t>(e));
-      token.selection[e] = std::isnan(sum) ? kLowest : sum;
+  for (std::size_t e = 0; e < token.selection.size(); ++e) {
+    if (options.selection_bias.data != nullptr) {
+      token.selection[e] += elements::value_at(options.selection_bias, static_cast<std::int64_t>(e));
     }
+    token.selection[e] = token.nan[e] || std::isnan(token.selection[e]) ? kLowest : token.selection[e];
   }
-  if (options.groups > 0) {
+  if (options.groups > 1) {
     mask_groups(token, options);
   }
-  const Vector value = chosen_by(token, options);
+  const Vector value = chosen_by_logit(options) ? token.logit : token.selection;
   token.gap = std::min(token.gap, smallest_gap(value, static_cast<std::size_t>(options.topk)));
   token.slots = largest_of(value, static_cast<std::size_t>(options.topk));
   if (options.order == Order::expert) {
@@ -305,6 +304,19 @@ inline bool is_replayed(const RouterOptions& options, const RouteInputs& inputs,
   return true;
 }
 
+// log(Σ exp(l)); 0 where it is infinite, which adds nothing to the z-loss.
+inline double log_total(const Vector& logits) {
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  if (std::isinf(largest)) {
+    return 0;
+  }
+  double total = 0;
+  for (const double l : logits) {
+    total += std::exp(l - largest);
+  }
+  return largest + std::log(total);
+}
+
 inline Token route_token(const Vector& logits, std::int64_t t, const RouterOptions& options,
                          const RouteInputs& inputs) {
   Token token;
@@ -313,20 +325,17 @@ inline Token route_token(const Vector& logits, std::int64_t t, const RouterOptio
     return token;
   }
   for (std::size_t e = 0; e < logits.size(); ++e) {
-    token.logit.push_back(transformed(logits[e], e, options));
+    const double l = transformed(logits[e], e, options);
+    token.nan.push_back(std::isnan(l));
+    token.logit.push_back(std::isnan(l) ? kLowest : l);
   }
   token.score = scores(token.logit, options.score);
   token.aux = auxiliary_scores(token.logit, token.score, options.score);
-  const double largest = *std::max_element(token.logit.begin(), token.logit.end());
-  double total = 0;
-  for (const double l : token.logit) {
-    total += std::exp(l - largest);
-  }
-  token.z = std::pow(largest + std::log(total), 2);
-  if (options.table.data != nullptr) {
-    take(token, options.table, elements::id_at(inputs.token_id, t), options.topk);
-  } else if (is_replayed(options, inputs, t)) {
+  token.z = std::pow(log_total(token.logit), 2);
+  if (is_replayed(options, inputs, t)) {
     take(token, inputs.forced, t, options.topk);
+  } else if (options.table.data != nullptr) {
+    take(token, options.table, elements::id_at(inputs.token_id, t), options.topk);
   } else {
     choose(token, options);
   }
@@ -343,8 +352,12 @@ inline std::vector<Token> route_tokens(const Table& logits, const RouterOptions&
 }
 
 inline double cutoff(const Token& token, const RouterOptions& options) {
-  return token.valid ? token.selection[largest_of(token.selection, static_cast<std::size_t>(options.topk + 1)).back()]
-                     : kLowest;
+  if (!token.valid) {
+    return kLowest;
+  }
+  const auto count = static_cast<std::size_t>(options.topk + 1);
+  return chosen_by_logit(options) ? token.score[largest_of(token.logit, count).back()]
+                                  : token.selection[largest_of(token.selection, count).back()];
 }
 
 // ---- the gradient to the logits
@@ -456,13 +469,8 @@ inline Vector token_gradient(const Token& token, const RouterOptions& options, c
   }
   if (gradient.z != 0) {
     const Vector share = softmax(token.logit);
-    const double largest = *std::max_element(token.logit.begin(), token.logit.end());
-    double total = 0;
-    for (const double l : token.logit) {
-      total += std::exp(l - largest);
-    }
     for (std::size_t e = 0; e < out.size(); ++e) {
-      out[e] += gradient.z * 2 * (largest + std::log(total)) * share[e];
+      out[e] += gradient.z * 2 * log_total(token.logit) * share[e];
     }
   }
   for (std::size_t e = 0; e < out.size(); ++e) {

@@ -49,7 +49,7 @@ SWITCHYARD_API const char* switchyard_score_name(switchyard_score score);
  *
  *   l         = logit_scale * logit + logit_bias, rounded to bf16 with round_logits, then softcap * tanh(l / softcap)
  *   score     = switchyard_score of l
- *   selection = score + selection_bias, what experts are chosen by
+ *   selection = score + selection_bias, what experts are chosen by; -inf where l or the bias is NaN
  *   weight    = chosen(score), normalised, * scale * expert_scale
  *
  * With groups, a group's score is the sum of its group_best largest selections; experts of all but the kept_groups best
@@ -61,8 +61,8 @@ typedef struct switchyard_router_options {
   switchyard_normalize normalize;
   float epsilon;                         /* >= 0 */
   float scale;                           /* of the weights; 0 stands for 1, no scale can be 0 */
-  int32_t groups;                        /* 0: none; else 2..SWITCHYARD_MAX_GROUPS equal ones of neighbouring experts */
-  int32_t kept_groups;                   /* 1..groups, with at least topk experts */
+  int32_t groups;                        /* 0, 1: none; else 2..SWITCHYARD_MAX_GROUPS equal ones of neighbours */
+  int32_t kept_groups;                   /* 1..groups, with at least topk experts; without groups 0 or 1 */
   int32_t group_best;                    /* 1..min(E / groups, SWITCHYARD_MAX_TOPK); 0: 1, the maximum */
   int32_t masked_zero;                   /* 1: the other groups' experts have the selection 0, not -inf */
   switchyard_const_array selection_bias; /* [E] f32, bf16 or f16, or none; never in the weights */
@@ -89,7 +89,7 @@ typedef struct switchyard_route_inputs {
   /* [T], 0: padding, which gets ids -1 and weights 0 and counts nowhere. NULL: all tokens are valid. */
   const uint8_t* valid;
   /* Replay: [T,K] i16, i32 or i64, kept in this order; weights come from the live scores. A token with an id of -1
-   * among them is routed live. Not together with a table. */
+   * among them is routed live, which is by the table if there is one. */
   switchyard_const_array forced;
   /* [T], 0: the token's row of `forced` is missing, it is routed live. NULL: none is. */
   const uint8_t* replayed;
@@ -114,11 +114,11 @@ typedef struct switchyard_route_outputs {
   float* aux_score;             /* [T,E]: scores for balance losses, 0 for padding */
   int64_t* count;               /* [S,E]: slots of each expert */
   double* score_sum;            /* [S,E]: of aux_score */
-  double* z_sum;                /* [S]: of log(sum of exp(l))^2 */
+  double* z_sum;                /* [S]: of log(sum of exp(l))^2; of a token where that is infinite 0 */
   int64_t* valid_count;         /* [S]: valid tokens */
   /* Quantile Balancing: the (K+1)-th largest selection [T], -inf for padding; and, [E,bins], for every valid token and
-   * expert the bin of cutoff - score among equal ones from qb_lower to qb_upper, the outer ones open. Both need K < E,
-   * no groups and nothing given, the histogram a score that is not a softmax. */
+   * expert the bin of cutoff - score among equal ones from qb_lower to qb_upper, the outer ones open; a bin stays at
+   * 2^31 - 1. Both need K < E, no groups and nothing given, the histogram a score that is not a softmax. */
   float* cutoff;
   int32_t* histogram;
   float qb_lower;
@@ -132,7 +132,8 @@ SWITCHYARD_API switchyard_status switchyard_route_workspace_bytes(int64_t max_to
                                                                   size_t* bytes);
 
 /* Routes logits [T,E], f32, bf16 or f16: selection descending, then expert id ascending; NaN counts as -inf; never a
- * duplicate. A token's bits depend on its own logits alone. Outputs must not overlap inputs or the workspace. Allocates
+ * duplicate. Without bias and groups l itself decides, which ties less often than scores do. A token's bits depend on
+ * its own logits alone. Outputs and the workspace must not overlap one another, nor anything that is read. Allocates
  * nothing. SWITCHYARD_INVALID_ARGUMENT before any work. */
 SWITCHYARD_API switchyard_status switchyard_route(switchyard_const_matrix logits,
                                                   const switchyard_router_options* options,
@@ -143,7 +144,7 @@ SWITCHYARD_API switchyard_status switchyard_route(switchyard_const_matrix logits
 /* What is known of the loss L, and of the routing that it followed. */
 typedef struct switchyard_route_gradients {
   uint32_t struct_size;
-  float z;                            /* dL/d(z_sum) */
+  float z;                            /* dL/d(z_sum), one number for all sequences */
   switchyard_const_array expert;      /* [T,K] as switchyard_route gave it; required */
   switchyard_const_array weight;      /* dL/dweight [T,K], f32, bf16 or f16, or none */
   switchyard_const_array probability; /* dL/dprobability [T,E], f32, bf16 or f16, or none; adds to `weight` */
@@ -157,8 +158,8 @@ SWITCHYARD_API switchyard_status switchyard_route_gradient_is_sparse(const switc
                                                                      int32_t* sparse);
 
 /* dL/dlogits [T,E], f32, bf16 or f16, every element written; 0 for padding. The choice itself counts as constant.
- * `inputs` as in the forward; of it only `valid` and the sequences are read. Allocates nothing.
- * SWITCHYARD_INVALID_ARGUMENT before any work. */
+ * `inputs` as in the forward; of it only `valid` and the sequences are read. dlogits and the workspace must overlap
+ * neither one another nor anything that is read. Allocates nothing. SWITCHYARD_INVALID_ARGUMENT before any work. */
 SWITCHYARD_API switchyard_status switchyard_route_backward(switchyard_const_matrix logits,
                                                            const switchyard_router_options* options,
                                                            const switchyard_route_inputs* inputs,
@@ -169,7 +170,7 @@ SWITCHYARD_API switchyard_status switchyard_route_backward(switchyard_const_matr
 /* The router's GEMM, backward: logits = x * weight^T.
  *   dx [T,H]      = dlogits * weight       f32, bf16 or f16, or no data: not wanted
  *   dweight [E,H] = dlogits^T * x          f32 only: gradients of weights are summed up over batches; or no data
- *   dbias [E]     = sum of dlogits over t  or NULL
+ *   dbias [E]     = sum of dlogits over t  or NULL; the gradient of logit_bias is dbias / logit_scale
  * x [T,H] (no data without dweight), weight [E,H] with in_stride 1 and dlogits [T,E], each f32, bf16 or f16, are widened
  * to fp32 first. The same bits for every number of threads. SWITCHYARD_INVALID_ARGUMENT, and SWITCHYARD_NOT_SUPPORTED
  * for another in_stride. */

@@ -55,7 +55,7 @@ enum class Order : std::int32_t {
 //
 //   l         = logit_scale · logit + logit_bias, rounded to bf16 if round_logits, and then softcap · tanh(l / softcap)
 //   score     = Score of l
-//   selection = score + selection_bias                    what experts are chosen by
+//   selection = score + selection_bias                    what experts are chosen by; −inf where l or the bias is NaN
 //   with groups: a group's score is the sum of its group_best largest selections; experts of all but the kept_groups
 //                best groups have the selection −inf
 //   weight    = chosen(score), normalised, · scale · expert_scale
@@ -69,8 +69,8 @@ struct RouterOptions {
   Normalize normalize = Normalize::none;
   float epsilon = 0.0F;                    // >= 0
   float scale = 1.0F;                      // `routed_scaling_factor`
-  std::int32_t groups = 0;                 // 0: none; else 2..kMaxGroups groups of experts / groups neighbours each
-  std::int32_t kept_groups = 0;            // 1..groups, with at least topk experts
+  std::int32_t groups = 0;                 // 0, 1: none; else 2..kMaxGroups groups of experts / groups neighbours each
+  std::int32_t kept_groups = 0;            // 1..groups, with at least topk experts; without groups 0 or 1
   std::int32_t group_best = 1;             // 1..experts / groups and at most kMaxTopk; 1 is the maximum
   bool masked_zero = false;                // the other groups' experts have the selection 0 instead of −inf
   ConstArray selection_bias = {};          // [E] f32, bf16 or f16, or none; never enters the weights
@@ -92,10 +92,11 @@ struct RouterOptions {
 // The choice for T tokens: expert [T,K] with −1 for a slot that is off, weight [T,K]. A view; who made it says who owns
 // the memory.
 //
-// Selection: descending, then expert id ascending; NaN counts as −inf; never a duplicate. Without bias and groups the
-// logits decide, which have the order of their scores and fewer ties. Logits equal to the row's largest get the softmax
-// of a difference of 0, so rows of ±inf are defined too: several +inf share the weight, a row of −inf or NaN alone is
-// uniform.
+// Selection: descending, then expert id ascending; NaN counts as −inf; never a duplicate. Without bias and groups l
+// itself decides, which has the order of the scores and fewer ties: where scores are equal in fp32 (sigmoids of 20 and
+// 30), a bias of zeros chooses the lower id and no bias the larger l; and a NaN stands among the l of −inf. Its score
+// is that of −inf, for weights, aux_score and sums. Logits equal to the row's largest get the softmax of a difference
+// of 0, so rows of ±inf are defined too: several +inf share the weight, a row of −inf or NaN alone is uniform.
 struct Routing {
   std::int64_t tokens = 0;
   std::int32_t topk = 0;
@@ -108,7 +109,7 @@ struct RouteInputs {
   // [T], 0: padding. Such a token gets ids −1 and weights 0 and counts nowhere; its logits are not looked at.
   const std::uint8_t* valid = nullptr;
   // Replay: [T,K] i16, i32 or i64, kept in this order, duplicates allowed. Weights come from the live, unbiased scores.
-  // A token with an id of −1 among them is routed live. Not together with a table.
+  // A token with an id of −1 among them is routed live, which is by the table if there is one.
   ConstArray forced;
   // [T], 0: the token's row of `forced` is missing, it is routed live. Null: none is.
   const std::uint8_t* replayed = nullptr;
@@ -135,12 +136,13 @@ struct RouteOutputs {
   // Over all valid tokens; per sequence if sequence_begin is given: [S,E].
   std::int64_t* count = nullptr;        // slots of each expert
   double* score_sum = nullptr;          // of aux_score
-  double* z_sum = nullptr;              // [S] of log(Σ exp(l))², the z-loss (ST-MoE, arXiv 2202.08906)
+  double* z_sum = nullptr;              // [S] of log(Σ exp(l))², the z-loss (ST-MoE, arXiv 2202.08906); of a token
+                                        // where that is infinite (an l of +inf, or none above −inf) 0
   std::int64_t* valid_count = nullptr;  // [S] valid tokens
   // Quantile Balancing (TransformerEngine's 3-step rule, Kimi K3): the (K+1)-th largest selection, [T], −inf for padding;
   // and for every valid token and every expert e the bin of cutoff − score[e] among `bins` equal ones from qb_lower to
-  // qb_upper, the outer ones open: [E,bins], added to. Both need K < E, no groups and nothing given; the histogram
-  // needs a score that is not a softmax. A NaN counts nowhere.
+  // qb_upper, the outer ones open: [E,bins], added to, up to 2^31 − 1, where a bin stays. Both need K < E, no groups
+  // and nothing given; the histogram needs a score that is not a softmax. An l or a distance of NaN counts nowhere.
   float* cutoff = nullptr;
   std::int32_t* histogram = nullptr;
   std::int32_t bins = 0;
@@ -154,8 +156,9 @@ SWITCHYARD_API std::size_t route_workspace_bytes(std::int64_t max_tokens, std::i
                                                  std::int64_t sequences = 1, const Threads& threads = Threads());
 
 // Routes logits [T,E], f32, bf16 or f16. The bits of a token do not depend on the other tokens, the batch, threads,
-// the instruction set or the outputs asked for; sums over tokens depend on the tokens alone. Outputs must not overlap
-// inputs or the workspace. Allocates nothing. Throws invalid_argument before any work.
+// the instruction set or the outputs asked for; sums over tokens depend on the tokens alone. Outputs and the workspace
+// must not overlap one another, nor anything that is read, the arrays of options among it. Allocates nothing. Throws
+// invalid_argument before any work.
 SWITCHYARD_API void route(ConstMatrix logits, const RouterOptions& options, const RouteInputs& inputs,
                           const RouteOutputs& outputs, const Workspace& workspace, const Threads& threads = Threads());
 
@@ -170,7 +173,8 @@ struct RouteGradients {
   const float* chosen_logit = nullptr;
   // dL/daux_score, the same for all tokens of a sequence: [S,E] or null; see balance.hpp.
   const float* aux = nullptr;
-  // dL/d(z_sum), one number.
+  // dL/d(z_sum), finite: one number for all sequences. Tokens that add nothing to z_sum get nothing from it. A loss
+  // that weighs sequences differently takes a call for each.
   float z = 0.0F;
 };
 
@@ -179,8 +183,9 @@ struct RouteGradients {
 SWITCHYARD_API bool route_gradient_is_sparse(const RouterOptions& options) noexcept;
 
 // dL/dlogits [T,E], f32, bf16 or f16, every element written; 0 for padding (ids −1). The choice itself counts as
-// constant. `inputs` as in the forward; of it only `valid` and the sequences are read. Throws invalid_argument before any
-// work. Allocates nothing.
+// constant. `inputs` as in the forward; of it only `valid` and the sequences are read. dlogits and the workspace must
+// overlap neither one another nor anything that is read, the logits among it. Throws invalid_argument before any work.
+// Allocates nothing.
 SWITCHYARD_API void route_backward(ConstMatrix logits, const RouterOptions& options, const RouteInputs& inputs,
                                    const RouteGradients& gradients, Matrix dlogits, const Workspace& workspace,
                                    const Threads& threads = Threads());
@@ -189,6 +194,8 @@ SWITCHYARD_API void route_backward(ConstMatrix logits, const RouterOptions& opti
 //   dx [T,H]      = dlogits · weight          f32, bf16 or f16, or no data: not wanted
 //   dweight [E,H] = dlogitsᵀ · x              f32 only: gradients of weights are summed up over batches; or no data
 //   dbias [E]     = Σ_t dlogits               or null
+// dbias is the gradient of a bias in this GEMM, which comes before logit_scale: route_backward's dlogits are dL/dlogit.
+// RouterOptions::logit_bias comes after it, so its gradient is dbias / logit_scale; logit_scale 0 leaves none to take.
 // x [T,H], read for dweight alone; weight [E,H] of plain numbers with in_stride 1, read for dx alone; dlogits [T,E]: each
 // f32, bf16 or f16, which is widened to fp32 first. The caller owns all of it; outputs must not overlap inputs. Each
 // element is one fp32 chain of fused multiply-adds from +0, ascending over experts or tokens, rounded once: the same bits

@@ -64,6 +64,7 @@ inline Course course_of(const RouteArgs& r) {
   return course;
 }
 
+// NaN stays NaN, whatever is added to it later.
 template <Score kScore>
 inline V16 selection_of(V16 logit, const Softmax& softmax) {
   switch (kScore) {
@@ -72,7 +73,7 @@ inline V16 selection_of(V16 logit, const Softmax& softmax) {
     case Score::sigmoid:
       return logistic_bounded(logit);
     default:
-      return own_score(kScore, without_nan(logit));
+      return own_score(kScore, logit);
   }
 }
 
@@ -100,8 +101,9 @@ inline V16 make_scores_as(const float* bias, const void* logits, const Softmax& 
   return maxima;
 }
 
-// What experts are chosen by, before groups are left out → row, with NaN as −inf. Logits of kType are whole blocks, but
-// for f32. Returns the largest of the row's elements modulo kLanes; finish_selection makes them right where there is padding.
+// What experts are chosen by, before groups are left out → row, with NaN as −inf. Logits of kType, their NaN among
+// them, are whole blocks; f32 may stand in the row itself. Returns the largest of the row's elements modulo kLanes;
+// finish_selection makes them right where there is padding.
 template <DType kType>
 inline V16 make_scores(const RouterOptions& options, const float* bias, const void* logits, const Softmax& softmax,
                        Ahead ahead, const Row& row) {
@@ -156,21 +158,24 @@ inline void put_ids(const Array& ids, std::int64_t at, const std::int32_t* id, s
   }
 }
 
-// Ids that come from the caller: a row of the table, or of a replay if none of it is missing.
-inline bool given_ids(const RouterOptions& options, const RouteInputs& inputs, std::int64_t t, std::int32_t* id) {
-  const bool replay = inputs.forced.data != nullptr && (inputs.replayed == nullptr || inputs.replayed[t] != 0);
-  if (!replay && options.table.data == nullptr) {
-    return false;
-  }
-  const ConstArray& ids = replay ? inputs.forced : options.table;
-  const std::int64_t row = replay ? t : id_at(inputs.token_id, t);
-  for (std::int32_t s = 0; s < options.topk; ++s) {
-    id[s] = static_cast<std::int32_t>(id_at(ids, row * options.topk + s));
+// False: one is missing.
+inline bool take_ids(const ConstArray& ids, std::int64_t row, std::int32_t topk, std::int32_t* id) {
+  for (std::int32_t s = 0; s < topk; ++s) {
+    id[s] = static_cast<std::int32_t>(id_at(ids, row * topk + s));
     if (id[s] < 0) {
       return false;
     }
   }
   return true;
+}
+
+// Ids that come from the caller: a row of a replay if none of it is missing, else of the table.
+inline bool given_ids(const RouterOptions& options, const RouteInputs& inputs, std::int64_t t, std::int32_t* id) {
+  const bool replay = inputs.forced.data != nullptr && (inputs.replayed == nullptr || inputs.replayed[t] != 0);
+  if (replay && take_ids(inputs.forced, t, options.topk, id)) {
+    return true;
+  }
+  return options.table.data != nullptr && take_ids(options.table, id_at(inputs.token_id, t), options.topk, id);
 }
 
 inline void sort_by_id(std::int32_t* id, std::int32_t count) {
@@ -202,8 +207,8 @@ inline float cutoff_of(const RouterOptions& options, const Course& course, float
   return V16::largest(options.score == Score::softmax ? probability_of(l, softmax) : own_score(options.score, l));
 }
 
-// Also the total of the softmax, if it is wanted.
-inline void choose(const RouteArgs& r, const Course& course, const ConstRow& logit, Token& token) {
+// Also the total of the softmax, if it is wanted. select: the logits with their NaN, unless the others choose.
+inline void choose(const RouteArgs& r, const Course& course, const ConstRow& logit, const Row& select, Token& token) {
   const RouterOptions& options = *r.options;
   const bool given = course.given && given_ids(options, *r.inputs, token.t, token.id);
   const bool total_on_the_way = course.softmax && course.by_logit && !given && is_finite(token.softmax.largest);
@@ -223,8 +228,8 @@ inline void choose(const RouteArgs& r, const Course& course, const ConstRow& log
   } else {
     V16 maxima = token.maxima;
     if (!course.by_logit) {
-      const Row select = scratch_row(r.scratch, 1, r.experts);
-      maxima = make_scores<DType::f32>(options, r.selection_bias, value, token.softmax, nothing_ahead(value), select);
+      maxima = make_scores<DType::f32>(options, r.selection_bias, select.value, token.softmax,
+                                       nothing_ahead(select.value), select);
       finish_selection(options, select, maxima);
       value = select.value;
     }

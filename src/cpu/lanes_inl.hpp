@@ -118,18 +118,20 @@ __attribute__((noinline)) void load_lanes(const RouteArgs& r, const Course& cour
     V16 maxima;
     const bool narrow = whole && r.logits_type == DType::bf16 && !course.by_logit;
     rows.bf16[lane] = narrow ? static_cast<const std::uint16_t*>(logits_of(r, t)) : nullptr;
+    const Row select = selection_row(r, lane);
+    const float* with_nan = rows.logit[lane];
     if (!whole) {
-      maxima = load_row(options, logits_of(r, t), r.logits_type, copy);
+      maxima = load_row(options, logits_of(r, t), r.logits_type, copy, course.by_logit ? nullptr : select.value);
+      with_nan = select.value;
     } else if (!in_place && !narrow) {
       maxima = r.logits_type == DType::bf16 ? widen_row<DType::bf16>(logits_of(r, t), r.experts, copy.value)
                                             : widen_row<DType::f16>(logits_of(r, t), r.experts, copy.value);
     }
     if (!course.by_logit) {
-      const Row select = selection_row(r, lane);
       const float* bias = r.selection_bias;
       rows.value[lane] = select.value;
       maxima = narrow ? make_scores<DType::bf16>(options, bias, rows.bf16[lane], {}, ahead_of(r, t), select)
-                      : make_scores<DType::f32>(options, bias, rows.logit[lane], {}, ahead_of(r, t), select);
+                      : make_scores<DType::f32>(options, bias, with_nan, {}, ahead_of(r, t), select);
       if (course.lane_groups) {
         score_groups(select.value, r.experts / options.groups, options, score[lane]);
       } else {

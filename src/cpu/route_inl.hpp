@@ -153,19 +153,23 @@ inline void add_aux(const RouteArgs& r, const ConstRow& logit, const Token& toke
   });
 }
 
-inline float log_total(const Softmax& softmax) { return softmax.largest + V16::largest(log(V16::set(softmax.total))); }
+// log(Σ exp(l)), or 0 where it is infinite: the z-loss passes over such a token.
+inline float log_total(const Softmax& softmax) {
+  return is_finite(softmax.largest) ? softmax.largest + V16::largest(log(V16::set(softmax.total))) : 0.0F;
+}
 
 // Logits → chosen experts, in a lane of `slots`; what needs the whole row happens here.
 inline void choose_token(const RouteArgs& r, const Course& course, std::int64_t t, float* sums, std::int32_t lane,
                          Slots& slots) {
   const RouterOptions& options = *r.options;
   const Row logit = scratch_row(r.scratch, 0, r.experts);
+  const Row select = scratch_row(r.scratch, 1, r.experts);
   Token token;
   token.t = t;
   token.id = slots.id[lane];
-  token.maxima = load_row(options, logits_of(r, t), r.logits_type, logit);
+  token.maxima = load_row(options, logits_of(r, t), r.logits_type, logit, course.by_logit ? nullptr : select.value);
   token.softmax.largest = V16::largest(token.maxima);
-  choose(r, course, logit, token);
+  choose(r, course, logit, select, token);
 
   slots.t[lane] = t;
   slots.cutoff[lane] = token.cutoff;

@@ -50,13 +50,17 @@ inline bool is_transformed(const RouterOptions& options) {
 
 inline V16 without_nan(V16 value) { return V16::max(value, V16::set(-__builtin_inff())); }
 
-// One token's logits → a row, and the largest of those whose number is 0, 1, … modulo kLanes.
+// One token's logits → a row, and the largest of those whose number is 0, 1, … modulo kLanes. with_nan: the same as it
+// was before its NaN became −inf; or null.
 template <DType kType, bool kTransform>
-inline V16 load_row_as(const RouterOptions& options, const void* logits, const Row& row) {
+inline V16 load_row_as(const RouterOptions& options, const void* logits, const Row& row, float* with_nan) {
   V16 largest = V16::set(-__builtin_inff());
   const auto block = [&](std::int32_t at, V16 value, std::int64_t left) {
     if (kTransform) {
       value = transformed(options, value, at, left);
+    }
+    if (with_nan != nullptr) {
+      V16::store(with_nan + at, value);
     }
     value = without_nan(value);
     V16::store(row.value + at, value);
@@ -76,24 +80,25 @@ inline V16 load_row_as(const RouterOptions& options, const void* logits, const R
   return largest;
 }
 
-inline V16 load_row(const RouterOptions& options, const void* logits, DType dtype, const Row& row) {
+inline V16 load_row(const RouterOptions& options, const void* logits, DType dtype, const Row& row,
+                    float* with_nan = nullptr) {
   if (is_transformed(options)) {
     switch (dtype) {
       case DType::f32:
-        return load_row_as<DType::f32, true>(options, logits, row);
+        return load_row_as<DType::f32, true>(options, logits, row, with_nan);
       case DType::bf16:
-        return load_row_as<DType::bf16, true>(options, logits, row);
+        return load_row_as<DType::bf16, true>(options, logits, row, with_nan);
       default:
-        return load_row_as<DType::f16, true>(options, logits, row);
+        return load_row_as<DType::f16, true>(options, logits, row, with_nan);
     }
   }
   switch (dtype) {
     case DType::f32:
-      return load_row_as<DType::f32, false>(options, logits, row);
+      return load_row_as<DType::f32, false>(options, logits, row, with_nan);
     case DType::bf16:
-      return load_row_as<DType::bf16, false>(options, logits, row);
+      return load_row_as<DType::bf16, false>(options, logits, row, with_nan);
     default:
-      return load_row_as<DType::f16, false>(options, logits, row);
+      return load_row_as<DType::f16, false>(options, logits, row, with_nan);
   }
 }
 

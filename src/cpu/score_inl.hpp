@@ -70,13 +70,13 @@ inline V16 sqrt_softplus(V16 x) {
 // Below it the sigmoid would not be normal.
 constexpr float kLowestLogistic = -87.0F;
 
-// sigmoid(max(x, kLowestLogistic)), for NaN too: what experts are chosen by.
+// sigmoid(max(x, kLowestLogistic)): what experts are chosen by. NaN stays NaN.
 inline V16 logistic_bounded(V16 x) {
   const V16 one = V16::set(1.0F);
-  return V16::div(one, add_exp_negative_bounded(one, V16::max(x, V16::set(kLowestLogistic))));
+  return V16::div(one, add_exp_negative_bounded(one, V16::max(V16::set(kLowestLogistic), x)));
 }
 
-// sigmoid without a NaN to keep: 0 below kLowestLogistic.
+// sigmoid: 0 below kLowestLogistic. NaN stays NaN.
 inline V16 logistic(V16 x) {
   return V16::choose_less(x, V16::set(kLowestLogistic), V16::set(0.0F), logistic_bounded(x));
 }
@@ -89,7 +89,7 @@ inline V16 sqrt_softplus_slope(V16 x) {
   return V16::choose_less(x, V16::set(kLowestSoftplus), V16::mul(root, V16::set(0.5F)), slope);
 }
 
-// The score of each expert on its own; softmax and sparsemixer have none.
+// The score of each expert on its own; softmax and sparsemixer have none. NaN stays NaN.
 inline V16 own_score(Score score, V16 logit) {
   switch (score) {
     case Score::sigmoid:

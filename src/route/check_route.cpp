@@ -3,7 +3,6 @@
 #include <initializer_list>
 
 #include "fail.hpp"
-#include "layer/overlap.hpp"
 #include "route/router.hpp"
 
 namespace switchyard {
@@ -33,12 +32,12 @@ void check_ids(const char* name, const void* data, DType dtype) {
 }
 
 void check_groups(const RouterOptions& options, std::int32_t experts) {
-  if (options.groups == 0) {
+  if (options.groups == 0 || (options.groups == 1 && (options.kept_groups == 0 || options.kept_groups == 1))) {
     return;
   }
-  if (options.groups < 2 || options.groups > kMaxGroups || experts % options.groups != 0) {
-    fail(Code::invalid_argument, "route: found {} groups for {} experts, expected 0 or 2..{} of equal size",
-         options.groups, experts, kMaxGroups);
+  if (options.groups < 1 || options.groups > kMaxGroups || experts % options.groups != 0) {
+    fail(Code::invalid_argument, "route: found {} groups for {} experts, expected 0..{} of equal size", options.groups,
+         experts, kMaxGroups);
   }
   const std::int32_t size = experts / options.groups;
   if (options.kept_groups < 1 || options.kept_groups > options.groups || options.kept_groups * size < options.topk) {
@@ -74,7 +73,7 @@ void check_rules(const RouterOptions& options) {
   if (options.score != Score::sparsemixer) {
     return;
   }
-  if (options.topk != 2 || options.normalize != Normalize::none || options.groups != 0 ||
+  if (options.topk != 2 || options.normalize != Normalize::none || options.groups > 1 ||
       options.selection_bias.data != nullptr) {
     fail(Code::invalid_argument,
          "route: found sparsemixer with topk {}, {} groups, normalize {}{}, expected topk 2 and none of the others",
@@ -104,9 +103,6 @@ void check_table(const RouterOptions& options, const RouteInputs& inputs, std::i
     fail(Code::invalid_argument, "route: found a table and no token_id, expected the ids of {} tokens", tokens);
   }
   check_type("token_id", inputs.token_id.data, inputs.token_id.dtype, {DType::i32, DType::i64}, "i32 or i64");
-  if (inputs.forced.data != nullptr) {
-    fail(Code::invalid_argument, "route: found a table and forced ids, expected one of them");
-  }
   for (std::int64_t t = 0; t < tokens; ++t) {
     if (is_valid(inputs, t)) {
       const std::int64_t row = read_id(inputs.token_id, t);
@@ -153,9 +149,6 @@ void check_sequences(const RouteInputs& inputs, std::int64_t tokens) {
 }
 
 void check_table_ids(const RouterOptions& options, std::int32_t experts) {
-  if (options.table_rows < 1) {
-    fail(Code::invalid_argument, "route: found a table of {} rows, expected at least 1", options.table_rows);
-  }
   for (std::int64_t row = 0; row < options.table_rows; ++row) {
     check_id_row("table", options.table, row, options.topk, 0, experts);
   }
@@ -178,6 +171,16 @@ void check_router_options(const RouterOptions& options, std::int32_t experts) {
   check_groups(options, experts);
   check_floats("selection_bias", options.selection_bias.data, options.selection_bias.dtype);
   check_ids("table", options.table.data, options.table.dtype);
+  if (options.table.data != nullptr && (options.table_rows < 1 || options.table_rows > kMaxTokens)) {
+    fail(Code::invalid_argument, "route: found a table of {} rows, expected 1..{}", options.table_rows, kMaxTokens);
+  }
+}
+
+RouterOptions without_one_group(RouterOptions options) {
+  if (options.groups == 1) {
+    options.groups = 0;
+  }
+  return options;
 }
 
 void check_inputs(const RouterOptions& options, const RouteInputs& inputs, std::int64_t tokens, std::int32_t experts) {
@@ -193,20 +196,58 @@ void check_inputs(const RouterOptions& options, const RouteInputs& inputs, std::
   }
 }
 
+void add_options(NamedMemory& read, const RouterOptions& options, std::int32_t experts) {
+  read.add("selection_bias", options.selection_bias.data, experts, options.selection_bias.dtype);
+  read.add("logit_bias", options.logit_bias, experts, DType::f32);
+  read.add("expert_scale", options.expert_scale, experts, DType::f32);
+  if (options.table.data != nullptr) {
+    read.add("table", options.table.data, options.table_rows * options.topk, options.table.dtype);
+  }
+}
+
+void add_inputs(NamedMemory& read, const RouteInputs& inputs, std::int64_t tokens, std::int32_t topk) {
+  read.add("valid", inputs.valid, tokens, DType::u8);
+  read.add("forced", inputs.forced.data, tokens * topk, inputs.forced.dtype);
+  read.add("replayed", inputs.replayed, tokens, DType::u8);
+  read.add("token_id", inputs.token_id.data, tokens, inputs.token_id.dtype);
+  if (inputs.sequence_begin != nullptr) {
+    read.add("sequence_begin", inputs.sequence_begin, inputs.sequences + 1, DType::i64);
+  }
+}
+
 void check_inputs_outside(const RouteInputs& inputs, std::int64_t tokens, std::int32_t topk, const Bytes& memory,
                           const char* name) {
-  const auto inside = [&](const void* data, std::int64_t count, DType dtype) {
-    const std::size_t bytes = static_cast<std::size_t>(count) * dtype_bytes(dtype);
-    return data != nullptr && overlap(memory, Bytes{data, bytes});
-  };
-  if (inside(inputs.valid, tokens, DType::u8) || inside(inputs.replayed, tokens, DType::u8) ||
-      inside(inputs.forced.data, tokens * topk, inputs.forced.dtype) ||
-      inside(inputs.token_id.data, tokens, inputs.token_id.dtype) ||
-      inside(inputs.sequence_begin, inputs.sequences + 1, DType::i64)) {
-    fail(Code::invalid_argument,
-         "route: valid, forced, replayed, token_id or sequence_begin lies in {}, expected a copy of it elsewhere",
-         name);
-  }
+  NamedMemory read;
+  add_inputs(read, inputs, tokens, topk);
+  NamedMemory written;
+  written.add(name, memory);
+  check_apart("route", written, read);
+}
+
+void add_outputs(NamedMemory& written, const RouteOutputs& outputs, std::int64_t tokens, std::int32_t topk,
+                 std::int64_t experts, std::int64_t sequences) {
+  written.add("expert", outputs.expert.data, tokens * topk, outputs.expert.dtype);
+  written.add("weight", outputs.weight.data, tokens * topk, outputs.weight.dtype);
+  written.add("probability", outputs.probability.data, tokens * experts, outputs.probability.dtype);
+  written.add("byte_map", outputs.byte_map, tokens * experts, DType::u8);
+  written.add("bit_map", outputs.bit_map, tokens * ((experts + 7) / 8), DType::u8);
+  written.add("chosen_logit", outputs.chosen_logit, tokens * topk, DType::f32);
+  written.add("aux_score", outputs.aux_score, tokens * experts, DType::f32);
+  written.add("count", outputs.count, sequences * experts, DType::i64);
+  written.add("score_sum", outputs.score_sum, sequences * experts, DType::f64);
+  written.add("z_sum", outputs.z_sum, sequences, DType::f64);
+  written.add("valid_count", outputs.valid_count, sequences, DType::i64);
+  written.add("cutoff", outputs.cutoff, tokens, DType::f32);
+  written.add("histogram", outputs.histogram, experts * outputs.bins, DType::i32);
+}
+
+void add_gradients(NamedMemory& read, const RouteGradients& gradients, std::int64_t tokens, std::int32_t topk,
+                   std::int64_t experts, std::int64_t sequences) {
+  read.add("expert", gradients.expert.data, tokens * topk, gradients.expert.dtype);
+  read.add("gradient of weight", gradients.weight.data, tokens * topk, gradients.weight.dtype);
+  read.add("gradient of probability", gradients.probability.data, tokens * experts, gradients.probability.dtype);
+  read.add("chosen_logit", gradients.chosen_logit, tokens * topk, DType::f32);
+  read.add("gradient of aux", gradients.aux, sequences * experts, DType::f32);
 }
 
 void check_outputs(const RouterOptions& options, const RouteInputs& inputs, const RouteOutputs& outputs,
@@ -251,6 +292,7 @@ void check_gradients(const RouterOptions& options, const RouteGradients& gradien
     fail(Code::invalid_argument, "route: found dlogits with stride {}{}, expected memory and a stride of at least {}",
          dlogits.stride, dlogits.data == nullptr ? " and no data" : "", dlogits.cols);
   }
+  check_offsets("route", "dlogits", dlogits.rows, dlogits.stride);
   check_floats("gradient of weight", gradients.weight.data, gradients.weight.dtype);
   check_floats("gradient of probability", gradients.probability.data, gradients.probability.dtype);
   check_ids("expert", gradients.expert.data, gradients.expert.dtype);

@@ -7,7 +7,6 @@
 #include "cpu/parallel_for.hpp"
 #include "experts/weight_view.hpp"
 #include "fail.hpp"
-#include "layer/overlap.hpp"
 #include "route/router.hpp"
 
 namespace switchyard {
@@ -73,24 +72,48 @@ std::int64_t make_pieces(const RouteInputs& inputs, std::int64_t tokens, RoutePi
 }
 
 void check_logits(const ConstMatrix& logits) {
-  const bool known = logits.dtype == DType::f32 || logits.dtype == DType::bf16 || logits.dtype == DType::f16;
-  if (!known || logits.rows < 0 || logits.rows > kMaxTokens || logits.stride < logits.cols ||
-      logits.cols > kMaxExperts) {
+  if (!is_float(logits.dtype) || logits.rows < 0 || logits.rows > kMaxTokens || logits.cols < 1 ||
+      logits.cols > kMaxExperts || logits.stride < logits.cols) {
     fail(Code::invalid_argument,
-         "route: found logits [{}, {}] {} with stride {}, expected f32, bf16 or f16, 0..{} tokens, at most {} experts "
-         "and a stride of at least the experts",
+         "route: found logits [{}, {}] {} with stride {}, expected f32, bf16 or f16, 0..{} tokens, 1..{} experts and a "
+         "stride of at least the experts",
          logits.rows, logits.cols, dtype_name(logits.dtype), logits.stride, kMaxTokens, kMaxExperts);
   }
+  check_offsets("route", "logits", logits.rows, logits.stride);
 }
 
-void check_route_workspace(const Workspace& workspace, std::size_t needed, const void* logits, std::size_t bytes) {
+void check_route_workspace(const Workspace& workspace, std::size_t needed) {
   if (workspace.bytes() < needed) {
     fail(Code::invalid_argument, "route: found a workspace of {} bytes, expected at least {}", workspace.bytes(),
          needed);
   }
-  if (logits != nullptr && overlap(bytes_of(workspace), Bytes{logits, bytes})) {
-    fail(Code::invalid_argument, "route: the logits lie in the workspace, expected separate memory");
-  }
+}
+
+void check_forward_memory(const ConstMatrix& logits, const RouterOptions& options, const RouteInputs& inputs,
+                          const RouteOutputs& outputs, const Workspace& workspace) {
+  const auto experts = static_cast<std::int32_t>(logits.cols);
+  NamedMemory read;
+  read.add("logits", bytes_of(logits));
+  add_options(read, options, experts);
+  add_inputs(read, inputs, logits.rows, options.topk);
+  NamedMemory written;
+  written.add("the workspace", bytes_of(workspace));
+  add_outputs(written, outputs, logits.rows, options.topk, experts, sequences_of(inputs));
+  check_apart("route", written, read);
+}
+
+void check_backward_memory(const ConstMatrix& logits, const RouterOptions& options, const RouteInputs& inputs,
+                           const RouteGradients& gradients, const Matrix& dlogits, const Workspace& workspace) {
+  const auto experts = static_cast<std::int32_t>(logits.cols);
+  NamedMemory read;
+  read.add("logits", bytes_of(logits));
+  add_options(read, options, experts);
+  add_inputs(read, inputs, logits.rows, options.topk);
+  add_gradients(read, gradients, logits.rows, options.topk, experts, sequences_of(inputs));
+  NamedMemory written;
+  written.add("the workspace", bytes_of(workspace));
+  written.add("dlogits", bytes_of(dlogits));
+  check_apart("route", written, read);
 }
 
 const float* widen_bias(const RouterOptions& options, std::int32_t experts, float* to) {
@@ -175,20 +198,20 @@ std::size_t route_workspace_bytes(std::int64_t max_tokens, std::int32_t experts,
   return carver.bytes();
 }
 
-void route(ConstMatrix logits, const RouterOptions& options, const RouteInputs& inputs, const RouteOutputs& outputs,
+void route(ConstMatrix logits, const RouterOptions& given, const RouteInputs& inputs, const RouteOutputs& outputs,
            const Workspace& workspace, const Threads& threads) {
   check_logits(logits);
   const auto experts = static_cast<std::int32_t>(logits.cols);
-  check_router_options(options, experts);
+  check_router_options(given, experts);
+  const RouterOptions options = without_one_group(given);
   if (logits.rows > 0 && logits.data == nullptr) {
     fail(Code::invalid_argument, "route: logits have no data, expected memory for {} tokens", logits.rows);
   }
   check_inputs(options, inputs, logits.rows, experts);
   check_outputs(options, inputs, outputs, experts);
   const std::int64_t sequences = sequences_of(inputs);
-  check_route_workspace(workspace, route_workspace_bytes(logits.rows, experts, sequences, threads), logits.data,
-                        bytes_of(logits).count);
-  check_inputs_outside(inputs, logits.rows, options.topk, bytes_of(workspace), "the workspace");
+  check_route_workspace(workspace, route_workspace_bytes(logits.rows, experts, sequences, threads));
+  check_forward_memory(logits, options, inputs, outputs, workspace);
 
   Carver carver(workspace.data());
   const RouteMemory memory = carve_route(carver, logits.rows, experts, sequences, threads);
@@ -247,8 +270,8 @@ void route_backward(ConstMatrix logits, const RouterOptions& options, const Rout
   check_sequences(kept, logits.rows);
   check_gradients(options, gradients, logits, dlogits);
   const std::int64_t sequences = sequences_of(kept);
-  check_route_workspace(workspace, route_workspace_bytes(logits.rows, experts, sequences, threads), logits.data,
-                        bytes_of(logits).count);
+  check_route_workspace(workspace, route_workspace_bytes(logits.rows, experts, sequences, threads));
+  check_backward_memory(logits, options, kept, gradients, dlogits, workspace);
 
   Carver carver(workspace.data());
   const RouteMemory memory = carve_route(carver, logits.rows, experts, sequences, threads);

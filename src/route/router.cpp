@@ -87,7 +87,7 @@ std::int64_t make_logits(const Router& router, ConstMatrix x, std::int64_t begin
 Router make_router(const WeightView& weight, std::int32_t experts, std::int64_t hidden, const RouterOptions& options,
                    DType type) {
   Router router;
-  router.options = options;
+  router.options = without_one_group(options);
   router.experts = experts;
   if (weight.data == nullptr) {
     router.options = {};  // its arrays stay the caller's

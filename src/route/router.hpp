@@ -63,4 +63,15 @@ void check_outputs(const RouterOptions& options, const RouteInputs& inputs, cons
 void check_gradients(const RouterOptions& options, const RouteGradients& gradients, const ConstMatrix& logits,
                      const Matrix& dlogits);
 
+// One group is none: kernels know no groups or at least two.
+RouterOptions without_one_group(RouterOptions options);
+
+// What a call reads and writes, for check_apart; sizes are checked.
+void add_options(NamedMemory& read, const RouterOptions& options, std::int32_t experts);
+void add_inputs(NamedMemory& read, const RouteInputs& inputs, std::int64_t tokens, std::int32_t topk);
+void add_outputs(NamedMemory& written, const RouteOutputs& outputs, std::int64_t tokens, std::int32_t topk,
+                 std::int64_t experts, std::int64_t sequences);
+void add_gradients(NamedMemory& read, const RouteGradients& gradients, std::int64_t tokens, std::int32_t topk,
+                   std::int64_t experts, std::int64_t sequences);
+
 }  // namespace switchyard

@@ -4,10 +4,13 @@
 #include "cpu/parallel_for.hpp"
 #include "experts/weight_view.hpp"
 #include "fail.hpp"
+#include "layer/overlap.hpp"
 #include "switchyard/route.hpp"
 
 namespace switchyard {
 namespace {
+
+constexpr const char* kStep = "router backward";
 
 bool is_shape(const Matrix& matrix, std::int64_t rows, std::int64_t cols) {
   return matrix.rows == rows && matrix.cols == cols && matrix.stride >= cols;
@@ -24,9 +27,10 @@ void check_dlogits(const ConstMatrix& dlogits) {
   if (dlogits.rows > 0 && dlogits.data == nullptr) {
     fail(Code::invalid_argument, "router backward: dlogits has no data, expected memory for {} tokens", dlogits.rows);
   }
+  check_offsets(kStep, "dlogits", dlogits.rows, dlogits.stride);
 }
 
-void check_dx(const WeightView& weight, std::int64_t tokens, const Matrix& dx) {
+void check_dx(const WeightView& weight, std::int64_t tokens, std::int64_t experts, const Matrix& dx) {
   if (!is_float(dx.dtype) || dx.cols < 1 || !is_shape(dx, tokens, dx.cols)) {
     fail(Code::invalid_argument,
          "router backward: found dx [{}, {}] {} with stride {}, expected {} tokens, f32, bf16 or f16 and a stride of "
@@ -44,6 +48,12 @@ void check_dx(const WeightView& weight, std::int64_t tokens, const Matrix& dx) {
   if (weight.in_stride != 1) {
     fail(Code::not_supported, "router backward: found a weight with in_stride {}, expected 1", weight.in_stride);
   }
+  if (weight.out_stride < dx.cols) {
+    fail(Code::invalid_argument, "router backward: found a weight with out_stride {}, expected at least {} as dx has",
+         weight.out_stride, dx.cols);
+  }
+  check_offsets(kStep, "dx", dx.rows, dx.stride);
+  check_offsets(kStep, "the weight", experts, weight.out_stride);
 }
 
 void check_dweight(const ConstMatrix& x, const ConstMatrix& dlogits, const Matrix& dweight) {
@@ -62,6 +72,25 @@ void check_dweight(const ConstMatrix& x, const ConstMatrix& dlogits, const Matri
          "the hidden size",
          dweight.rows, dweight.cols, dtype_name(dweight.dtype), dweight.stride, dlogits.cols, x.cols);
   }
+  check_offsets(kStep, "x", x.rows, x.stride);
+  check_offsets(kStep, "dweight", dweight.rows, dweight.stride);
+}
+
+void check_memory(const ConstMatrix& x, const WeightView& weight, const ConstMatrix& dlogits, const Matrix& dx,
+                  const Matrix& dweight, const float* dbias) {
+  NamedMemory read;
+  read.add("dlogits", bytes_of(dlogits));
+  NamedMemory written;
+  if (dx.data != nullptr) {
+    read.add("weight", weight.data, (dlogits.cols - 1) * weight.out_stride + dx.cols, weight.dtype);
+    written.add("dx", bytes_of(dx));
+  }
+  if (dweight.data != nullptr) {
+    read.add("x", bytes_of(x));
+    written.add("dweight", bytes_of(dweight));
+  }
+  written.add("dbias", dbias, dlogits.cols, DType::f32);
+  check_apart(kStep, written, read);
 }
 
 void run_accumulate(const AccumulateArgs& all, const Kernels& kernels, const Threads& threads) {
@@ -90,7 +119,7 @@ void router_backward(ConstMatrix x, const WeightView& weight, ConstMatrix dlogit
                      float* dbias, const Threads& threads) {
   check_dlogits(dlogits);
   if (dx.data != nullptr) {
-    check_dx(weight, dlogits.rows, dx);
+    check_dx(weight, dlogits.rows, dlogits.cols, dx);
   }
   if (dweight.data != nullptr) {
     check_dweight(x, dlogits, dweight);
@@ -99,6 +128,7 @@ void router_backward(ConstMatrix x, const WeightView& weight, ConstMatrix dlogit
     fail(Code::invalid_argument, "router backward: found a hidden size of {} in dx, expected {} as in x", dx.cols,
          x.cols);
   }
+  check_memory(x, weight, dlogits, dx, dweight, dbias);
   const Kernels& kernels = current_kernels();
   const std::int64_t tokens = dlogits.rows;
   const std::int64_t experts = dlogits.cols;

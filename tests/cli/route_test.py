@@ -142,6 +142,7 @@ class Route(CliTest):
              "groups": 4, "kept_groups": 2, "group_best": 2},
             {"topk": 6, "groups": 6, "kept_groups": 3, "scale": 16.0},
             {"topk": 3, "score": "sigmoid", "groups": 8, "kept_groups": 2, "masked_zero": True, "bias": bias},
+            {"topk": 3, "score": "sigmoid", "groups": 1, "kept_groups": 1, "bias": bias},
             {"topk": 6, "score": "sqrt_softplus", "normalize": "sum", "scale": 1.5, "bias": bias},
             {"topk": 4, "score": "logit", "chosen": "softmax", "logit_bias": bias},
             {"topk": 1, "score": "logit", "chosen": "sigmoid"},
@@ -159,6 +160,10 @@ class Route(CliTest):
         token_ids = [self.random.randrange(10) for _ in range(TOKENS)]
         self.check({"topk": 3, "score": "sqrt_softplus", "normalize": "sum", "table": table, "token_ids": token_ids})
         self.assertIn("no token_id", self.route("--topk", 3, "--table", "table.npy", code=INVALID_ARGUMENT))
+        self.write("forced.npy", [TOKENS, 3], [t % 5 - 1 for t in range(TOKENS) for _ in range(3)], "I16")
+        have = self.route("--topk", 3, "--table", "table.npy", "--token-ids", "token_ids.npy", "--forced", "forced.npy")
+        self.assertEqual(self.rows(have["expert"][2], 3),
+                         [[t % 5 - 1] * 3 if t % 5 else table[token_ids[t]] for t in range(TOKENS)])
         self.write("token_ids.npy", [TOKENS], [10] * TOKENS, "I32")
         arguments = ("--topk", 3, "--table", "table.npy", "--token-ids", "token_ids.npy")
         self.assertIn("token 0 has the id 10, expected 0..9", self.route(*arguments, code=INVALID_ARGUMENT))
