@@ -1,7 +1,6 @@
 // Models of blocks with more than a router and experts: every tensor is needed, and read as it is stored.
 #include <fmt/format.h>
 
-#include <fstream>
 #include <iterator>
 
 #include "checkpoints.hpp"
@@ -10,19 +9,6 @@ namespace {
 
 using namespace switchyard;
 using namespace switchyard::testing;
-namespace fs = std::filesystem;
-
-// A golden folder, to be changed.
-Checkpoint golden(const std::string& name) {
-  const fs::path folder = fs::path(SWITCHYARD_TEST_DATA) / name;
-  Checkpoint checkpoint;
-  checkpoint.config = json::parse(std::ifstream(folder / "config.json"));
-  const TensorFile file = TensorFile::open(folder / "model.safetensors");
-  for (const Tensor& tensor : file.tensors()) {
-    checkpoint.list.add(tensor.name, tensor.dtype, tensor.shape, tensor.data, tensor.bytes);
-  }
-  return checkpoint;
-}
 
 struct Folder {
   const char* name;
