@@ -85,7 +85,7 @@ void route_token(ConstMatrix logits, std::int64_t token, const RouterOptions& op
   if (bias != nullptr) {
     for (std::size_t e = 0; e < scratch.score.size(); ++e) scratch.selection[e] += bias[e];
   }
-  if (options.groups > 0) keep_best_groups(options, scratch);
+  if (options.groups > 1) keep_best_groups(options, scratch);
   sort_best(scratch.selection, options.topk, scratch.id);
   float sum = options.epsilon;
   for (std::int32_t k = 0; k < options.topk; ++k) {
