@@ -44,8 +44,8 @@ struct GroupedMemory {
   std::size_t scratch_bytes;
 };
 
-// Every panel passes all rows of its piece: they stay in half of a core's part of the last cache, or in half of its own
-// second one. Hardware threads of a core share that, once there are more threads than cores.
+// Bytes of rows for one piece: every panel passes all of them, so they stay in half of a core's part of the last cache, or
+// half of its L2 if that is larger. Hardware threads of a core share that once there are more threads than cores.
 std::int64_t tile_bytes(const Caches& caches, int threads);
 
 // What a thread needs for up to `rows` rows times `weights`.
