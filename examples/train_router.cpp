@@ -3,7 +3,6 @@
 // they are.
 //   train_router [STEPS]
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <random>

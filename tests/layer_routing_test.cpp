@@ -202,7 +202,7 @@ TEST(LayerRouting, RefusesInputsWhereItWrites) {
   for (auto* memory : {static_cast<std::byte*>(workspace.data()), y.bytes.data()}) {
     const std::string written = memory == y.bytes.data() ? "y" : "the workspace";
     const auto expected = [&](const char* read) {
-      return "route: " + written + " and " + read + " overlap, expected separate memory";
+      return "layer: " + written + " and " + read + " overlap, expected separate memory";
     };
     std::memset(memory, 0, 64);
     std::memcpy(memory, borders, sizeof borders);

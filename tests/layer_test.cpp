@@ -368,7 +368,7 @@ TEST(Layer, RefusesArgumentsThatShareMemory) {
     return "nothing";
   };
   EXPECT_EQ(refused([&] { layer.forward(x.view(), routing, y.view(), workspace); }),
-            "layer: the routing lies in the workspace, expected a copy of it elsewhere");
+            "layer: the workspace and the routing's experts overlap, expected separate memory");
   const std::int64_t slots = routing.tokens * routing.topk;
   std::vector<std::int32_t> expert(routing.expert, routing.expert + slots);
   std::vector<float> weight(routing.weight, routing.weight + slots);
@@ -379,8 +379,8 @@ TEST(Layer, RefusesArgumentsThatShareMemory) {
   std::memcpy(y.bytes.data(), expert.data(), expert.size() * sizeof(std::int32_t));
   auto* first = reinterpret_cast<std::int32_t*>(y.bytes.data());
   auto* last = reinterpret_cast<float*>(y.bytes.data() + y.bytes.size() - sizeof(float));
-  EXPECT_EQ(with(first, weight.data()), "layer: the routing and y overlap, expected separate memory");
-  EXPECT_EQ(with(expert.data(), last), "layer: the routing and y overlap, expected separate memory");
+  EXPECT_EQ(with(first, weight.data()), "layer: y and the routing's experts overlap, expected separate memory");
+  EXPECT_EQ(with(expert.data(), last), "layer: y and the routing's weights overlap, expected separate memory");
   EXPECT_EQ(with(expert.data(), weight.data()), "nothing");
   std::vector<float> both(static_cast<std::size_t>(4 * y.cols + slots));
   std::copy(weight.begin(), weight.end(), both.end() - slots);
@@ -391,13 +391,14 @@ TEST(Layer, RefusesArgumentsThatShareMemory) {
             "nothing");
   const Matrix inside(static_cast<float*>(workspace.data()), 4, weights.shape.hidden);
   const ConstMatrix inside_x(static_cast<const float*>(workspace.data()), 4, weights.shape.hidden);
-  const std::string in_workspace = "layer: x or y lies in the workspace, expected separate memory";
-  EXPECT_EQ(refused([&] { layer.forward(x.view(), inside, workspace); }), in_workspace);
-  EXPECT_EQ(refused([&] { layer.forward(inside_x, y.view(), workspace); }), in_workspace);
+  EXPECT_EQ(refused([&] { layer.forward(x.view(), inside, workspace); }),
+            "layer: y and the workspace overlap, expected separate memory");
+  EXPECT_EQ(refused([&] { layer.forward(inside_x, y.view(), workspace); }),
+            "layer: the workspace and x overlap, expected separate memory");
   EXPECT_EQ(refused([&] {
               layer.forward({y.view().data, DType::f32, 4, y.cols}, y.view(), workspace);
             }),
-            "layer: x and y overlap, expected separate memory");
+            "layer: y and x overlap, expected separate memory");
   EXPECT_EQ(
       refused([&] { layer.forward(x.view(), y.view(), Workspace(nullptr, workspace.bytes())); }),
       "workspace: found no memory for " + std::to_string(workspace.bytes()) + " bytes, expected a block of that size");

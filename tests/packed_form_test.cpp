@@ -12,7 +12,7 @@ namespace {
 
 using namespace switchyard;
 
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 
 struct Known {
   Format format;

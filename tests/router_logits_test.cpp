@@ -486,12 +486,12 @@ TEST_F(RouterLogitsErrors, WrongLogits) {
 
 TEST_F(RouterLogitsErrors, SharedMemory) {
   logits.data = x_.bytes.data() + 16;
-  expect("layer: x and logits overlap, expected separate memory");
+  expect("layer: logits and x overlap, expected separate memory");
   logits.data = workspace_.data();
-  expect("layer: x or logits lies in the workspace, expected separate memory");
+  expect("layer: logits and the workspace overlap, expected separate memory");
   logits.data = out_.data();
   x.data = workspace_.data();
-  expect("layer: x or logits lies in the workspace, expected separate memory");
+  expect("layer: the workspace and x overlap, expected separate memory");
 }
 
 TEST_F(RouterLogitsErrors, TooSmallAWorkspace) {

@@ -128,7 +128,7 @@ class SWITCHYARD_API Layer {
   // be copied first.
   ForwardResult forward(ConstMatrix x, Routing routing, Matrix y, const Workspace& workspace) const;
 
-  // The logits [T,E + Z] f32, any stride, that forward routes x [T,H], f32 or bf16, by: what the router's GEMM gives,
+  // The logits [T,E + Z] f32 that forward routes x [T,H], f32 or bf16, by: what the router's GEMM gives,
   // before the scale, bias, rounding and soft cap of RouterOptions, which `route` applies. So `route` of them with router()
   // and the inputs of a forward gives the bits of its experts and weights, and all other outputs and gradients; `forward`
   // with that routing gives the bits of its y. A workspace of workspace_bytes(T) serves this and both forwards. logits

@@ -171,9 +171,9 @@ SWITCHYARD_API switchyard_status switchyard_route_backward(switchyard_const_matr
  *   dx [T,H]      = dlogits * weight       f32, bf16 or f16, or no data: not wanted
  *   dweight [E,H] = dlogits^T * x          f32 only: gradients of weights are summed up over batches; or no data
  *   dbias [E]     = sum of dlogits over t  or NULL; the gradient of logit_bias is dbias / logit_scale
- * x [T,H] (no data without dweight), weight [E,H] with in_stride 1 and dlogits [T,E], each f32, bf16 or f16, are widened
- * to fp32 first. The same bits for every number of threads. SWITCHYARD_INVALID_ARGUMENT, and SWITCHYARD_NOT_SUPPORTED
- * for another in_stride. */
+ * x [T,H] (no data without dweight), weight [E,H] of plain numbers with in_stride 1 and dlogits [T,E], each f32, bf16 or
+ * f16, are widened to fp32 first. Outputs must overlap neither inputs nor one another. The same bits for every number of
+ * threads. SWITCHYARD_INVALID_ARGUMENT, and SWITCHYARD_NOT_SUPPORTED for another in_stride or codes. */
 SWITCHYARD_API switchyard_status switchyard_router_backward(switchyard_const_matrix x, switchyard_weight_view weight,
                                                             switchyard_const_matrix dlogits, switchyard_matrix dx,
                                                             switchyard_matrix dweight, float* dbias,

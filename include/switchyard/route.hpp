@@ -157,8 +157,8 @@ SWITCHYARD_API std::size_t route_workspace_bytes(std::int64_t max_tokens, std::i
 
 // Routes logits [T,E], f32, bf16 or f16. The bits of a token do not depend on the other tokens, the batch, threads,
 // the instruction set or the outputs asked for; sums over tokens depend on the tokens alone. Outputs and the workspace
-// must not overlap one another, nor anything that is read, the arrays of options among it. Allocates nothing. Throws
-// invalid_argument before any work.
+// must not overlap one another, nor anything that is read, the arrays of options among it (columns that lie interleaved
+// count as overlapping). Allocates nothing. Throws invalid_argument before any work.
 SWITCHYARD_API void route(ConstMatrix logits, const RouterOptions& options, const RouteInputs& inputs,
                           const RouteOutputs& outputs, const Workspace& workspace, const Threads& threads = Threads());
 
@@ -184,8 +184,8 @@ SWITCHYARD_API bool route_gradient_is_sparse(const RouterOptions& options) noexc
 
 // dL/dlogits [T,E], f32, bf16 or f16, every element written; 0 for padding (ids −1). The choice itself counts as
 // constant. `inputs` as in the forward; of it only `valid` and the sequences are read. dlogits and the workspace must
-// overlap neither one another nor anything that is read, the logits among it. Throws invalid_argument before any work.
-// Allocates nothing.
+// overlap neither one another nor anything that is read, the logits among it (columns that lie interleaved count as
+// overlapping). Throws invalid_argument before any work. Allocates nothing.
 SWITCHYARD_API void route_backward(ConstMatrix logits, const RouterOptions& options, const RouteInputs& inputs,
                                    const RouteGradients& gradients, Matrix dlogits, const Workspace& workspace,
                                    const Threads& threads = Threads());
@@ -197,10 +197,10 @@ SWITCHYARD_API void route_backward(ConstMatrix logits, const RouterOptions& opti
 // dbias is the gradient of a bias in this GEMM, which comes before logit_scale: route_backward's dlogits are dL/dlogit.
 // RouterOptions::logit_bias comes after it, so its gradient is dbias / logit_scale; logit_scale 0 leaves none to take.
 // x [T,H], read for dweight alone; weight [E,H] of plain numbers with in_stride 1, read for dx alone; dlogits [T,E]: each
-// f32, bf16 or f16, which is widened to fp32 first. The caller owns all of it; outputs must not overlap inputs. Each
-// element is one fp32 chain of fused multiply-adds from +0, ascending over experts or tokens, rounded once: the same bits
-// for every number of threads and instruction set. Allocates nothing. Throws invalid_argument, and not_supported for
-// another in_stride or codes.
+// f32, bf16 or f16, which is widened to fp32 first. The caller owns all of it; outputs must overlap neither inputs nor
+// one another (columns that lie interleaved count as overlapping). Each element is one fp32 chain of fused multiply-adds
+// from +0, ascending over experts or tokens, rounded once: the same bits for every number of threads and instruction set.
+// Allocates nothing. Throws invalid_argument, and not_supported for another in_stride or codes.
 SWITCHYARD_API void router_backward(ConstMatrix x, const WeightView& weight, ConstMatrix dlogits, Matrix dx,
                                     Matrix dweight, float* dbias, const Threads& threads = Threads());
 

@@ -241,10 +241,10 @@ SWITCHYARD_API switchyard_status switchyard_layer_forward_routed(const switchyar
                                                                  void* workspace, size_t workspace_bytes,
                                                                  switchyard_forward_result* result);
 
-/* The logits [T,E + Z] f32, any stride, that switchyard_layer_forward routes x [T,H], f32 or bf16, by. switchyard_route of
+/* The logits [T,E + Z] f32 that switchyard_layer_forward routes x [T,H], f32 or bf16, by. switchyard_route of
  * them, with the options of switchyard_layer_router and the inputs of that forward, gives the bits of its experts and
- * weights, and every other output and gradient too. workspace: as for switchyard_layer_forward. logits must not overlap
- * x. Allocates nothing. SWITCHYARD_INVALID_ARGUMENT before any work, also for a layer without router. */
+ * weights, and every other output and gradient too. workspace: as for switchyard_layer_forward. Workspace,
+ * logits and x must not overlap. Allocates nothing. SWITCHYARD_INVALID_ARGUMENT before any work, also for a layer without router. */
 SWITCHYARD_API switchyard_status switchyard_layer_router_logits(const switchyard_layer* layer,
                                                                 switchyard_const_matrix x, switchyard_matrix logits,
                                                                 void* workspace, size_t workspace_bytes);

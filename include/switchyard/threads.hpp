@@ -24,10 +24,10 @@ class SWITCHYARD_API Threads {
   using Body = void (*)(void* data, int worker);
   using Run = void (*)(void* host, int workers, Body body, void* data);
 
-  // All processors the calling thread may use.
+  // All processors the calling thread may use, at most 1024.
   Threads() : Threads(pool(0)) {}
 
-  // count <= 0: all processors the calling thread may use. Throws invalid_argument above 1024.
+  // count <= 0: all processors the calling thread may use, at most 1024. Throws invalid_argument above 1024.
   static Threads pool(int count);
   // Throws invalid_argument if count is not in 1..1024 or run is null.
   static Threads host(int count, Run run, void* host);

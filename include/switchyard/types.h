@@ -159,7 +159,7 @@ typedef void (*switchyard_run)(void* host, int workers, switchyard_body body, vo
 /* Who does the work; wherever a pointer to it is taken, NULL stands for all zero: the pool with all processors. */
 typedef struct switchyard_threads {
   uint32_t struct_size;
-  int32_t count;      /* 1..1024; without run, 0 or less: all processors that the calling thread may use */
+  int32_t count;      /* 1..1024; without run, 0 or less: all that the calling thread may use, at most 1024 */
   switchyard_run run; /* NULL: the caller's thread and workers of the one pool of this process, see below */
   void* host;         /* handed to run */
 } switchyard_threads;

@@ -207,7 +207,8 @@ inline float cutoff_of(const RouterOptions& options, const Course& course, float
   return V16::largest(options.score == Score::softmax ? probability_of(l, softmax) : own_score(options.score, l));
 }
 
-// Also the total of the softmax, if it is wanted. select: the logits with their NaN, unless the others choose.
+// Also the total of the softmax, if it is wanted. select: where experts are not chosen by logit, the logits with their NaN;
+// becomes what they are chosen by.
 inline void choose(const RouteArgs& r, const Course& course, const ConstRow& logit, const Row& select, Token& token) {
   const RouterOptions& options = *r.options;
   const bool given = course.given && given_ids(options, *r.inputs, token.t, token.id);

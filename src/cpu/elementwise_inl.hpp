@@ -47,7 +47,7 @@ inline V16 add_exp_negative_bounded(V16 added, V16 x) {
   return V16::fma(parts.fraction, V16::power_of_eighths(parts.shifted), added);
 }
 
-// exp for x <= 0, no NaN.
+// exp for x <= 0. NaN stays NaN.
 inline V16 exp_nonpositive(V16 x) {
   return V16::choose_less(x, V16::set(kLowestExp), V16::set(0.0F), add_exp_bounded(V16::set(0.0F), x));
 }

@@ -22,12 +22,13 @@ int usable_processors() noexcept {
     }
     const std::size_t bytes = CPU_ALLOC_SIZE(static_cast<std::size_t>(room));
     const bool known = sched_getaffinity(0, bytes, set) == 0;
+    const int error = known ? 0 : errno;
     const int count = known ? CPU_COUNT_S(bytes, set) : 0;
     CPU_FREE(set);
     if (count > 0) {
       return count;
     }
-    if (errno != EINVAL) {
+    if (error != EINVAL) {
       return 1;
     }
   }

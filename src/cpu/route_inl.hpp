@@ -179,11 +179,10 @@ inline void choose_token(const RouteArgs& r, const Course& course, std::int64_t 
     slots.logit.value[s][lane] = logit.value[token.id[s]];
   }
   if (options.score == Score::sparsemixer) {
-    for_sparsemixer_slots(options, logit, token.id, scratch_row(r.scratch, 1, r.experts),
-                          [&](std::int32_t slot, const Softmax& softmax) {
-                            const V16 l = V16::set(slots.logit.value[slot][lane]);
-                            slots.weight.value[slot][lane] = V16::largest(probability_of(l, softmax));
-                          });
+    for_sparsemixer_slots(options, logit, token.id, select, [&](std::int32_t slot, const Softmax& softmax) {
+      const V16 l = V16::set(slots.logit.value[slot][lane]);
+      slots.weight.value[slot][lane] = V16::largest(probability_of(l, softmax));
+    });
   }
   if (r.outputs->aux_score != nullptr || r.score_sum != nullptr) {
     add_aux(r, logit, token, sums);

@@ -3,7 +3,7 @@
 namespace switchyard {
 namespace {
 
-// Blocks of a row in scratch: padded with −inf, no NaN.
+// Blocks of a row in scratch: padded with −inf, no NaN, but for logits on their way to what experts are chosen by.
 struct Row {
   float* value;
   std::int32_t size;

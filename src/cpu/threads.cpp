@@ -155,7 +155,7 @@ void run_on_pool(void* /*host*/, int workers, Threads::Body body, void* data) {
 }  // namespace
 
 Threads Threads::pool(int count) {
-  const int wanted = count <= 0 ? usable_processors() : count;
+  const int wanted = count <= 0 ? std::min(usable_processors(), kMaxThreads) : count;
   if (wanted > kMaxThreads) {
     fail(Code::invalid_argument, "threads: found a count of {}, expected at most {}", count, kMaxThreads);
   }

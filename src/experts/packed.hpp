@@ -19,8 +19,9 @@ inline constexpr std::int64_t kMaxFeatures = std::int64_t{1} << 31;
 // else where the format has them.
 PanelScales scales_like(Format format, const WeightView& like, std::int64_t depth, std::int64_t padded_depth);
 
-// Of the bytes of a packed form: raised by whatever changes them, so that caches on disk are packed anew.
-inline constexpr std::uint32_t kPackedVersion = 1;
+// Of the bytes of a packed form: raised by whatever changes them, what is kept of a checkpoint's codes too, so that caches
+// on disk are packed anew.
+inline constexpr std::uint32_t kPackedVersion = 2;
 
 // `count` matrices [features, depth] of one size. Gated ones hold two matrices, gate and up, interleaved. Sizes are
 // known from construction on; memory is taken by the first matrix that is packed, which may have scales elsewhere.

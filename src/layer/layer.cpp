@@ -251,9 +251,10 @@ ForwardResult Layer::forward(ConstMatrix x, Matrix y, const Workspace& workspace
   check_matrices(parts, x, y);
   const std::int32_t topk = parts.router.options.topk;
   check_inputs(parts.router.options, inputs, x.rows, parts.router.experts);
-  check_workspace(workspace, workspace_bytes(x.rows), x, y);
-  check_inputs_outside(inputs, x.rows, topk, bytes_of(workspace), "the workspace");
-  check_inputs_outside(inputs, x.rows, topk, bytes_of(y), "y");
+  check_workspace(workspace, workspace_bytes(x.rows));
+  NamedMemory read;
+  add_inputs(read, inputs, x.rows, topk);
+  check_memory(workspace, "y", y, x, read);
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, topk, true);
@@ -267,7 +268,8 @@ void Layer::router_logits(ConstMatrix x, Matrix logits, const Workspace& workspa
   const Parts& parts = *parts_;
   check_router(parts);
   check_logits(parts, x, logits);
-  check_workspace(workspace, workspace_bytes(x.rows), x, logits, "logits");
+  check_workspace(workspace, workspace_bytes(x.rows));
+  check_memory(workspace, "logits", logits, x, {});
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, parts.router.options.topk, true);
@@ -279,8 +281,11 @@ ForwardResult Layer::forward(ConstMatrix x, Routing routing, Matrix y, const Wor
   const Parts& parts = *parts_;
   check_matrices(parts, x, y);
   check_routing(parts, x, routing);
-  check_workspace(workspace, workspace_bytes(x.rows, routing.topk), x, y);
-  check_routing_outside(routing, y, workspace);
+  check_workspace(workspace, workspace_bytes(x.rows, routing.topk));
+  NamedMemory read;
+  read.add("the routing's experts", routing.expert, x.rows * routing.topk, DType::i32);
+  read.add("the routing's weights", routing.weight, x.rows * routing.topk, DType::f32);
+  check_memory(workspace, "y", y, x, read);
 
   Carver carver(workspace.data());
   const ForwardMemory memory = carve_forward(carver, parts, x.rows, routing.topk, false);

@@ -67,12 +67,9 @@ void check_matrix(const char* name, const void* data, DType dtype, std::int64_t 
   }
 }
 
-void check_pair(const ConstMatrix& x, const Matrix& out, const char* name) {
+void check_rows(const ConstMatrix& x, const Matrix& out, const char* name) {
   if (out.rows != x.rows) {
     fail(Code::invalid_argument, "layer: {} has {} rows, expected {} as x", name, out.rows, x.rows);
-  }
-  if (overlap(bytes_of(x), bytes_of(out))) {
-    fail(Code::invalid_argument, "layer: x and {} overlap, expected separate memory", name);
   }
 }
 
@@ -125,7 +122,7 @@ void check_router(const Layer::Parts& parts) {
 void check_matrices(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& y) {
   check_matrix("x", x.data, x.dtype, x.rows, x.cols, x.stride, parts.hidden);
   check_matrix("y", y.data, y.dtype, y.rows, y.cols, y.stride, parts.hidden);
-  check_pair(x, y, "y");
+  check_rows(x, y, "y");
 }
 
 void check_logits(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& logits) {
@@ -134,7 +131,7 @@ void check_logits(const Layer::Parts& parts, const ConstMatrix& x, const Matrix&
     fail(Code::invalid_argument, "layer: logits is {}, expected f32", dtype_name(logits.dtype));
   }
   check_matrix("logits", logits.data, logits.dtype, logits.rows, logits.cols, logits.stride, parts.router.experts);
-  check_pair(x, logits, "logits");
+  check_rows(x, logits, "logits");
 }
 
 void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routing& routing) {
@@ -149,29 +146,20 @@ void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routin
   check_experts(routing.expert, routing.tokens, routing.topk, parts.experts.shape().experts + parts.identity_experts);
 }
 
-void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Matrix& out,
-                     const char* out_name) {
+void check_workspace(const Workspace& workspace, std::size_t needed) {
   if (workspace.bytes() < needed) {
     fail(Code::invalid_argument, "layer: found a workspace of {} bytes, expected at least {}", workspace.bytes(),
          needed);
   }
-  const Bytes memory = bytes_of(workspace);
-  if (overlap(memory, bytes_of(x)) || overlap(memory, bytes_of(out))) {
-    fail(Code::invalid_argument, "layer: x or {} lies in the workspace, expected separate memory", out_name);
-  }
 }
 
-void check_routing_outside(const Routing& routing, const Matrix& y, const Workspace& workspace) {
-  const auto slots = static_cast<std::size_t>(routing.tokens * routing.topk);
-  const auto in = [&](const Bytes& memory) {
-    return overlap(memory, bytes_of(routing.expert, slots)) || overlap(memory, bytes_of(routing.weight, slots));
-  };
-  if (in(bytes_of(workspace))) {
-    fail(Code::invalid_argument, "layer: the routing lies in the workspace, expected a copy of it elsewhere");
-  }
-  if (in(bytes_of(y))) {
-    fail(Code::invalid_argument, "layer: the routing and y overlap, expected separate memory");
-  }
+void check_memory(const Workspace& workspace, const char* name, const Matrix& out, const ConstMatrix& x,
+                  NamedMemory read) {
+  NamedMemory written;
+  written.add("the workspace", bytes_of(workspace));
+  written.add(name, bytes_of(out));
+  read.add("x", bytes_of(x));
+  check_apart("layer", written, read);
 }
 
 }  // namespace switchyard

@@ -49,7 +49,7 @@ class NamedMemory {
  public:
   void add(const char* name, const Bytes& bytes) {
     if (bytes.begin != nullptr) {
-      all_[count_++] = {name, bytes};
+      all_.at(count_++) = {name, bytes};
     }
   }
   void add(const char* name, const void* data, std::int64_t count, DType dtype) {
@@ -82,7 +82,9 @@ class NamedMemory {
     }
   }
 
-  std::array<Named, 16> all_;
+  static constexpr std::size_t kMost = 24;  // a routing writes 13 outputs and the workspace
+
+  std::array<Named, kMost> all_;
   std::size_t count_ = 0;
 };
 

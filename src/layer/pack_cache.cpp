@@ -199,7 +199,15 @@ bool is_whole(const BufferEntry& entry, std::size_t expected, bool required, std
          checksum_of(file.data() + entry.offset, entry.bytes, threads) == entry.checksum;
 }
 
-// Removes unfinished files whose processes are gone: nobody holds their locks.
+bool is_named(int fd, const char* path) {
+  struct stat open {};
+  struct stat named {};
+  return ::fstat(fd, &open) == 0 && ::lstat(path, &named) == 0 && open.st_dev == named.st_dev &&
+         open.st_ino == named.st_ino;
+}
+
+// Removes unfinished files whose processes are gone: nobody holds their locks. One that was finished in between has
+// another name, and this one may be somebody's again.
 void remove_abandoned(const std::filesystem::path& folder) {
   const std::string mark = fmt::format(".packed{}", kUnfinished);
   std::error_code error;
@@ -210,20 +218,25 @@ void remove_abandoned(const std::filesystem::path& folder) {
     if (fd < 0) {
       continue;
     }
-    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) {
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0 && is_named(fd, path.c_str())) {
       ::unlink(path.c_str());
     }
     ::close(fd);
   }
 }
 
-// An errno, 0: they are reserved, or the filesystem cannot say.
+// An errno, 0: they are reserved, or the filesystem cannot say. In steps, as a signal may undo one.
 int reserve(int fd, std::uint64_t bytes) {
-  int error = EINTR;
-  while (error == EINTR) {
-    error = ::fallocate(fd, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+  constexpr std::uint64_t kStep = std::uint64_t{64} << 20;
+  for (std::uint64_t at = 0; at < bytes;) {
+    const std::uint64_t step = std::min(kStep, bytes - at);
+    if (::fallocate(fd, 0, static_cast<off_t>(at), static_cast<off_t>(step)) == 0) {
+      at += step;
+    } else if (errno != EINTR) {
+      return errno == EOPNOTSUPP || errno == ENOSYS ? 0 : errno;
+    }
   }
-  return error == EOPNOTSUPP || error == ENOSYS ? 0 : error;
+  return 0;
 }
 
 // Gives every buffer its place in a file, of `parts` that are laid out or packed; returns where the last one ends.
@@ -314,24 +327,26 @@ PackedFile::PackedFile(std::filesystem::path path, Layer::Parts& parts) : path_(
 
 PackedFile::~PackedFile() { discard(); }
 
-// Locked, and under a name of its own: again if a process took it for abandoned before it was locked.
+// Locked, and under a name of its own: the next one where a process took it for abandoned before it was locked.
 void PackedFile::make() {
-  struct stat status {};
-  for (int number = 0; status.st_nlink == 0; ++number) {
-    if (fd_ >= 0) {
-      ::close(fd_);
-    }
+  constexpr int kMostNames = 10000;  // where there are no locks, killed processes leave some
+  for (int number = 0; number < kMostNames; ++number) {
     temporary_ = fmt::format("{}{}{}.{}", path_.string(), kUnfinished, ::getpid(), number);
     fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (fd_ < 0 && errno != EEXIST) {
+    if (fd_ < 0 && errno == EEXIST) {
+      continue;
+    }
+    if (fd_ < 0) {
       refuse(path_.parent_path(), "a file in it cannot be made", errno);
     }
-    if (fd_ >= 0) {
-      while (::flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
-      }  // where there are no locks, nothing is taken for abandoned
-      (void)::fstat(fd_, &status);
+    while (::flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
+    }  // where there are no locks, nothing is taken for abandoned
+    if (is_named(fd_, temporary_.c_str())) {
+      return;
     }
+    ::close(std::exchange(fd_, -1));
   }
+  refuse(path_.parent_path(), "a file in it cannot be made", EEXIST);
 }
 
 void PackedFile::discard() {
@@ -373,7 +388,8 @@ void PackedFile::finish(Layer::Parts& parts, const Fingerprint& source) {
   }
   header.checksum = header_checksum(header);
   write(&header, sizeof header, 0);
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+  if (::ftruncate(fd_, static_cast<off_t>(header.file_bytes)) != 0 ||
+      ::rename(temporary_.c_str(), path_.c_str()) != 0) {
     refuse(path_, "cannot get its name", errno);
   }
   ::close(std::exchange(fd_, -1));

@@ -8,6 +8,7 @@
 #include "experts/grouped.hpp"
 #include "experts/packed.hpp"
 #include "layer/carve.hpp"
+#include "layer/overlap.hpp"
 #include "plan/build.hpp"
 #include "route/router.hpp"
 #include "switchyard/layer.hpp"
@@ -72,8 +73,9 @@ void check_router(const Layer::Parts& parts);
 void check_matrices(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& y);
 void check_logits(const Layer::Parts& parts, const ConstMatrix& x, const Matrix& logits);
 void check_routing(const Layer::Parts& parts, const ConstMatrix& x, const Routing& routing);
-void check_workspace(const Workspace& workspace, std::size_t needed, const ConstMatrix& x, const Matrix& out,
-                     const char* out_name = "y");
-void check_routing_outside(const Routing& routing, const Matrix& y, const Workspace& workspace);
+void check_workspace(const Workspace& workspace, std::size_t needed);
+// What is written, the workspace and `out` of that name, overlaps nothing that is read: x and the rest.
+void check_memory(const Workspace& workspace, const char* name, const Matrix& out, const ConstMatrix& x,
+                  NamedMemory read);
 
 }  // namespace switchyard

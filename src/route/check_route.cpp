@@ -215,15 +215,6 @@ void add_inputs(NamedMemory& read, const RouteInputs& inputs, std::int64_t token
   }
 }
 
-void check_inputs_outside(const RouteInputs& inputs, std::int64_t tokens, std::int32_t topk, const Bytes& memory,
-                          const char* name) {
-  NamedMemory read;
-  add_inputs(read, inputs, tokens, topk);
-  NamedMemory written;
-  written.add(name, memory);
-  check_apart("route", written, read);
-}
-
 void add_outputs(NamedMemory& written, const RouteOutputs& outputs, std::int64_t tokens, std::int32_t topk,
                  std::int64_t experts, std::int64_t sequences) {
   written.add("expert", outputs.expert.data, tokens * topk, outputs.expert.dtype);

@@ -87,14 +87,13 @@ std::int64_t make_logits(const Router& router, ConstMatrix x, std::int64_t begin
 Router make_router(const WeightView& weight, std::int32_t experts, std::int64_t hidden, const RouterOptions& options,
                    DType type) {
   Router router;
-  router.options = without_one_group(options);
   router.experts = experts;
   if (weight.data == nullptr) {
-    router.options = {};  // its arrays stay the caller's
     return router;
   }
   check_router_options(options, experts);
   check_weight(weight, "router");
+  router.options = without_one_group(options);
   if (const ConstArray& bias = options.selection_bias; bias.data != nullptr) {
     router.selection_bias.resize(static_cast<std::size_t>(experts));
     read_row({bias.data, bias.dtype, 0, 1}, 0, 0, experts, router.selection_bias.data());

@@ -55,9 +55,6 @@ void check_router_options(const RouterOptions& options, std::int32_t experts);
 void check_inputs(const RouterOptions& options, const RouteInputs& inputs, std::int64_t tokens, std::int32_t experts);
 void check_sequences(const RouteInputs& inputs, std::int64_t tokens);
 void check_table_ids(const RouterOptions& options, std::int32_t experts);  // all of them
-// None of them may lie in memory that the call writes to, `name` of it.
-void check_inputs_outside(const RouteInputs& inputs, std::int64_t tokens, std::int32_t topk, const Bytes& memory,
-                          const char* name);
 void check_outputs(const RouterOptions& options, const RouteInputs& inputs, const RouteOutputs& outputs,
                    std::int32_t experts);
 void check_gradients(const RouterOptions& options, const RouteGradients& gradients, const ConstMatrix& logits,
