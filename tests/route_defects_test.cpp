@@ -365,11 +365,13 @@ TEST(RouteDefects, OneGroupIsNone) {
         c.options.selection_bias = biased ? f32(bias) : ConstArray{};
         c.logits = random_floats(800, 20.0F, 2);
         const Results none = run(c);
+        const Gradients weights{.weight = random_floats(80, 1.0F, 3)};
+        const auto gradient = backward(c, none.ids(), weights).bytes;
         c.options.groups = 1;
         c.options.kept_groups = kept;
         c.options.group_best = 2;
         EXPECT_EQ(run(c), none);
-        EXPECT_EQ(backward(c, none.ids(), {.weight = std::vector<float>(80, 1.0F)}).bytes.size(), 800 * sizeof(float));
+        EXPECT_EQ(backward(c, none.ids(), weights).bytes, gradient);
       }
     }
   }

@@ -1,6 +1,7 @@
 // Memory that a call reads and writes has to be apart: refused with the whole message, and nothing is written then.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "route_calls.hpp"
@@ -129,6 +130,7 @@ TEST(RouteMemory, NothingIsWrittenTwice) {
                   all[j].place(c, memory.data());
                 }),
                 overlapping(all[i].name, all[j].name));
+      EXPECT_EQ(memory, std::vector<std::int64_t>(64, 0)) << all[i].name;
     }
   }
 }
@@ -179,6 +181,8 @@ TEST(RouteMemory, ABackwardReadsNothingThatItWrites) {
                 c.dlogits.data = memory.data();
               }),
               overlapping("dlogits", read.name));
+    const bool sequences = std::string(read.name) == "sequence_begin";
+    EXPECT_EQ(std::count(memory.begin(), memory.end(), 0), sequences ? 63 : 64) << read.name;
   }
   EXPECT_EQ(backward_message([](Call& c) { c.dlogits.data = c.workspace.data(); }),
             overlapping("dlogits", "the workspace"));
