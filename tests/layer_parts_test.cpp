@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "given_routing.hpp"
 #include "layer_variants.hpp"
 
 namespace {
@@ -42,28 +43,6 @@ void check_against_reference(const Weights& weights, const Arithmetic& arithmeti
       << dtype_name(type);
 }
 
-struct GivenRouting {
-  std::int32_t topk;
-  std::vector<std::int32_t> expert;
-  std::vector<float> weight;
-  Routing view(std::int64_t begin, std::int64_t count) {
-    return {count, topk, expert.data() + begin * topk, weight.data() + begin * topk};
-  }
-};
-
-// Some slots off, with NaN as their weight; duplicates. Of so many slots one may be on.
-GivenRouting random_routing(std::int64_t count, std::int32_t topk, std::int32_t ids, unsigned slots_for_one = 1) {
-  std::mt19937 random(8);
-  GivenRouting given{topk, {}, {}};
-  std::uniform_int_distribution<std::int32_t> id(-1, ids - 1);
-  std::uniform_real_distribution<float> weight(-1, 1);
-  for (std::int64_t i = 0; i < count * topk; ++i) {
-    given.expert.push_back(random() % slots_for_one == 0 ? id(random) : -1);
-    given.weight.push_back(given.expert.back() < 0 ? std::numeric_limits<float>::quiet_NaN() : weight(random));
-  }
-  return given;
-}
-
 TEST(LayerParts, EveryFunctionMatchesTheReference) {
   for (const NamedFunction& each : kFunctions) {
     for (const LayerCase& shape : {kTestCases[1], kTestCases[2]}) {
@@ -100,7 +79,8 @@ TEST(LayerParts, EveryVariantMatchesTheReference) {
 TEST(LayerParts, EveryVariantTakesAGivenRouting) {
   for (const Extras& extras : kVariants) {
     const Weights weights(kShape, Shared::gated, 3, extras);
-    GivenRouting given = random_routing(20, 5, weights.ids());
+    std::mt19937 random(8);
+    GivenRouting given = random_routing(20, 5, weights.ids(), random);
     const reference::Table x = tokens(kShape, 20, 9);
     for (const Arithmetic& arithmetic : kArithmetics) {
       const Rows y =
@@ -153,7 +133,8 @@ TEST(LayerParts, BitsDoNotDependOnTheChunks) {
         Extras{.identity_experts = 0, .latent = 16, .latent_biases = true}}) {
     const Weights weights(kWide, Shared::none, 6, extras);
     const Rows x(DType::f32, tokens(kWide, kTokens, 12));
-    GivenRouting given = random_routing(kTokens, kWide.topk, weights.ids(), 32);
+    std::mt19937 random(8);
+    GivenRouting given = random_routing(kTokens, kWide.topk, weights.ids(), random, 32);
     for (const Arithmetic& arithmetic : kArithmetics) {
       const Layer layer = weights.layer({.topk = 1}, options_of(arithmetic));
       const Rows whole = forward(layer, x, given.view(0, kTokens));

@@ -6,6 +6,7 @@
 #include <limits>
 #include <thread>
 
+#include "given_routing.hpp"
 #include "made_layer.hpp"
 #include "streamed_rows.hpp"
 
@@ -209,28 +210,6 @@ TEST(Layer, BitsDoNotDependOnTheThreads) {
   }
 }
 
-struct GivenRouting {
-  std::vector<std::int32_t> expert;
-  std::vector<float> weight;
-  Routing view(std::int32_t topk) { return view(topk, 0, static_cast<std::int64_t>(expert.size()) / topk); }
-  Routing view(std::int32_t topk, std::int64_t begin, std::int64_t count) {
-    return {count, topk, expert.data() + begin * topk, weight.data() + begin * topk};
-  }
-};
-
-// Of so many slots one is on.
-GivenRouting random_routing(std::int64_t count, std::int32_t topk, std::int32_t experts, std::mt19937& random,
-                            unsigned slots_for_one = 1) {
-  GivenRouting given;
-  std::uniform_int_distribution<std::int32_t> id(-1, experts - 1);
-  std::uniform_real_distribution<float> weight(-1, 1);
-  for (std::int64_t i = 0; i < count * topk; ++i) {
-    given.expert.push_back(random() % slots_for_one == 0 ? id(random) : -1);
-    given.weight.push_back(given.expert.back() < 0 ? std::numeric_limits<float>::quiet_NaN() : weight(random));
-  }
-  return given;
-}
-
 // More tokens than one chunk holds: 64 slots of 192 bytes each, with bf16 activations of 160, fill 64 MiB at 5461 and
 // 6553 tokens, on or off.
 constexpr LayerCase kWide{"wide", 32, 16, 64, 64};
@@ -265,18 +244,18 @@ TEST(Layer, BitsOfNoArithmeticDependOnTheChunks) {
   GivenRouting given = random_routing(kManyTokens, kWide.topk, kWide.experts, random, 32);
   for (const Arithmetic& arithmetic : kArithmetics) {
     const Layer layer = weights.layer({.topk = kWide.topk}, options_of(arithmetic));
-    const Rows whole = forward(layer, x, given.view(kWide.topk));
+    const Rows whole = forward(layer, x, given.view());
     for (const std::int64_t begin : kPartBegins) {
       Rows part(DType::f32, kPartTokens, kWide.hidden);
-      layer.forward(x.view(begin, part.rows), given.view(kWide.topk, begin, part.rows), part.view(),
+      layer.forward(x.view(begin, part.rows), given.view(begin, part.rows), part.view(),
                     Workspace(layer.workspace_bytes(part.rows, kWide.topk)));
       EXPECT_TRUE(is_part(part, whole, begin)) << arithmetic.name << " from " << begin;
     }
   }
 }
 
-void check_given(const LayerCase& shape, GivenRouting given, std::int32_t topk) {
-  const Routing routing = given.view(topk);
+void check_given(const LayerCase& shape, GivenRouting given) {
+  const Routing routing = given.view();
   for (const Arithmetic& arithmetic : kArithmetics) {
     const Weights weights(shape, Shared::none, 7);
     const Layer layer = weights.layer(router_of(shape), options_of(arithmetic));
@@ -288,20 +267,20 @@ void check_given(const LayerCase& shape, GivenRouting given, std::int32_t topk) 
 
 TEST(Layer, TakesAGivenRoutingWithOffSlotsAndDuplicates) {
   std::mt19937 random(8);
-  check_given(kTestCases[1], random_routing(17, 5, 10, random), 5);
-  check_given(kTestCases[4], random_routing(96, 7, 3, random), 7);  // more slots than experts
+  check_given(kTestCases[1], random_routing(17, 5, 10, random));
+  check_given(kTestCases[4], random_routing(96, 7, 3, random));  // more slots than experts
 }
 
 TEST(Layer, TakesAllTokensOnOneExpert) {
-  GivenRouting given{std::vector<std::int32_t>(300, 9), std::vector<float>(300, 0.5F)};
-  check_given(kTestCases[1], given, 1);
+  GivenRouting given{1, std::vector<std::int32_t>(300, 9), std::vector<float>(300, 0.5F)};
+  check_given(kTestCases[1], given);
 }
 
 TEST(Layer, WritesZerosWhereAllSlotsAreOff) {
-  GivenRouting given{std::vector<std::int32_t>(4, -1), std::vector<float>(4, 1.0F)};
+  GivenRouting given{2, std::vector<std::int32_t>(4, -1), std::vector<float>(4, 1.0F)};
   const Weights weights(kTestCases[1], Shared::none, 7);
   const Layer layer = weights.layer(router_of(weights.shape), options_of(kArithmetics[0]));
-  const Rows y = forward(layer, Rows(DType::f32, tokens(weights.shape, 2, 1)), given.view(2));
+  const Rows y = forward(layer, Rows(DType::f32, tokens(weights.shape, 2, 1)), given.view());
   EXPECT_EQ(y.bytes, std::vector<std::byte>(y.bytes.size(), std::byte{0}));
 }
 

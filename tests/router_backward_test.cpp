@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "elements.hpp"
+#include "every_isa.hpp"
 #include "reference.hpp"
 #include "switchyard/cpu.hpp"
 #include "switchyard/error.hpp"
@@ -318,17 +319,14 @@ TEST(RouterBackward, WhatF16CannotHoldIsInfinite) {
 }
 
 TEST(RouterBackward, ThreadsAndInstructionSetsGiveTheSameBits) {
-  const Isa before = current_isa();
   for (const DType dtype : kFloats) {
     const Inputs in({150, 131, 300, DType::bf16, DType::f16, dtype, 1, dtype}, 7);
     const Gradients first = run(in, 1);
-    for (const Isa isa : available_isas()) {
-      set_isa(isa);
+    on_every_isa([&](Isa isa) {
       for (int threads = 1; threads <= 4; ++threads) {
         EXPECT_TRUE(run(in, threads) == first) << isa_name(isa) << " threads " << threads;
       }
-    }
-    set_isa(before);
+    });
   }
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "elements.hpp"
+#include "every_isa.hpp"
 #include "guarded.hpp"
 #include "made_layer.hpp"
 #include "switchyard/cpu.hpp"
@@ -78,18 +79,15 @@ TEST(RouterLogits, AreTheRoutersProduct) {
 TEST(RouterLogits, HaveTheSameBitsForThreadsBatchesAndInstructionSets) {
   const Weights weights(kManyExperts, Shared::none, 3);
   const Rows x = random_rows(DType::f32, kManyTokens, kManyExperts.hidden, 4);
-  const Isa before = current_isa();
   for (const DType router : {DType::f32, DType::bf16}) {
     const Layer alone = weights.layer({.topk = 2}, options_of(router, 1));
     const std::vector<float> first = logits_of(alone, x, kManyExperts.experts);
-    for (const Isa isa : available_isas()) {
-      set_isa(isa);
+    on_every_isa([&](Isa isa) {
       for (const int threads : {1, 3}) {
         const Layer layer = weights.layer({.topk = 2}, options_of(router, threads));
         EXPECT_EQ(logits_of(layer, x, kManyExperts.experts), first) << isa_name(isa) << " threads " << threads;
       }
-    }
-    set_isa(before);
+    });
     for (const std::int64_t token : {0, 1, 2500, 3999}) {
       const std::vector<float> one = logits_of(alone, x.view(token, 1), kManyExperts.experts);
       EXPECT_TRUE(std::equal(one.begin(), one.end(), first.begin() + token * kManyExperts.experts)) << token;

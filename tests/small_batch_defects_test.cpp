@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "constant_experts.hpp"
+#include "every_isa.hpp"
 #include "experts/weight_view.hpp"
 #include "guarded.hpp"
 #include "streamed_rows.hpp"
@@ -369,16 +370,13 @@ TEST(SmallBatchDefects, EveryRowCountGivesTheBitsOfSingleRows) {
 
 // #4602: the table of every instruction set is whole.
 TEST(SmallBatchDefects, EveryTableOfKernelsIsWhole) {
-  const Isa before = current_isa();
-  for (const Isa isa : available_isas()) {
-    set_isa(isa);
+  on_every_isa([](Isa isa) {
     const Kernels& kernels = current_kernels();
     EXPECT_EQ(kernels.isa, isa);
     EXPECT_TRUE(kernels.gemm && kernels.route && kernels.route_backward && kernels.histogram && kernels.combine &&
                 kernels.accumulate && kernels.read && kernels.peak_fma)
         << isa_name(isa);
-  }
-  set_isa(before);
+  });
 }
 
 // #3499: no parameter is ignored: each changes the output.
