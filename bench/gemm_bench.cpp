@@ -1,5 +1,5 @@
-// The kernel alone: one thread, one expert's up projection of the table's shapes, by rows. Weights and rows stand in
-// the caches if they fit.
+// The kernel alone: one thread, one expert's up projection of the table's shapes as one piece, by rows. Weights and rows
+// stand in the caches if they fit.
 #include <benchmark/benchmark.h>
 
 #include <string>
@@ -29,29 +29,33 @@ constexpr Type kTypes[] = {
     {"nvfp4", Format::nvfp4, DType::f32, Math::decoded}};
 
 void gemm(benchmark::State& state, const LayerCase& shape, const Type& type, std::int64_t rows) {
-  const Threads one = Threads::pool(1);
   const auto elements = static_cast<std::size_t>(shape.hidden * shape.ffn);
   const std::vector<std::byte> weight = cli::random_values(elements, DType::f32, 0.02, 1, Threads());
   const std::vector<std::byte> x =
       cli::random_values(static_cast<std::size_t>(rows * shape.hidden), type.rows, 1, 2, Threads());
   PackedMatrices packed(1, shape.ffn, shape.hidden, false, type.format);
   packed.pack(0, {weight.data(), DType::f32, shape.hidden, 1}, {}, Threads());
-  Carver counting;
-  carve_grouped(counting, rows, 1, scratch_bytes(packed, rows), 1);
-  const Workspace workspace(counting.bytes());
-  Carver carver(workspace.data());
-  const GroupedMemory memory = carve_grouped(carver, rows, 1, scratch_bytes(packed, rows), 1);
+  const Workspace scratch(scratch_bytes(packed, rows));
   std::vector<float> out(static_cast<std::size_t>(rows * packed.out_width()));
-  const std::int64_t offset[] = {0, rows};
-  GroupedGemm grouped;
-  grouped.weights = &packed;
-  grouped.count = 1;
-  grouped.offset = offset;
-  grouped.math = type.math;
-  grouped.rows = ConstMatrix(x.data(), type.rows, rows, shape.hidden);
-  grouped.out = out.data();
+  GemmArgs args{};
+  args.math = type.math;
+  args.format = type.format;
+  args.scales = packed.scales();
+  args.rows = x.data();
+  args.rows_type = type.rows;
+  args.rows_stride = shape.hidden;
+  args.row_count = rows;
+  args.depth = shape.hidden;
+  args.panels = packed.matrix(0);
+  args.panel_bytes = packed.panel_bytes();
+  args.panel_end = packed.panels();
+  args.padded_depth = packed.padded_depth();
+  args.out = out.data();
+  args.out_type = DType::f32;
+  args.out_stride = packed.out_width();
+  args.scratch = static_cast<std::byte*>(scratch.data());
   for (auto _ : state) {
-    run_grouped(grouped, memory, current_kernels(), one);
+    current_kernels().gemm(args);
     benchmark::ClobberMemory();
   }
   state.counters["FLOP/s"] = benchmark::Counter(2.0 * static_cast<double>(rows) * static_cast<double>(elements),

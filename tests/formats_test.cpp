@@ -159,6 +159,26 @@ TEST(Formats, IntegersAreTheSumsOfWhatIsPacked) {
   }
 }
 
+// Few rows take several panels at once and what is left one by one; many take each by tiles.
+TEST(Formats, FewRowsHaveTheBitsOfManyWhateverTheNumberOfPanels) {
+  constexpr std::int64_t kDepth = 288;
+  constexpr std::int64_t kMany = 100;
+  const auto x = normal_values(kMany * kDepth, 11);
+  for (const Format format : kScaledFormats) {
+    const Math math = math_of(format);
+    for (std::int64_t panels = 1; panels <= 9; ++panels) {
+      const auto weight = normal_values(static_cast<std::size_t>(panels * kPanel * kDepth), 12);
+      const auto many = kernel_runs::gemm(current_kernels(), math, x, weight, kDepth, nullptr, {.format = format});
+      for (std::int64_t rows = 1; rows <= 14; ++rows) {
+        const std::vector<float> few(x.begin(), x.begin() + rows * kDepth);
+        const auto found = kernel_runs::gemm(current_kernels(), math, few, weight, kDepth, nullptr, {.format = format});
+        ASSERT_TRUE(std::equal(found.begin(), found.end(), many.begin()))
+            << format_name(format) << " panels " << panels << " rows " << rows;
+      }
+    }
+  }
+}
+
 // Every weight is the nearest that its scale allows.
 TEST(Formats, RoundingIsToTheNearestCode) {
   constexpr std::int64_t kDepth = 300;

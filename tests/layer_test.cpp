@@ -43,14 +43,14 @@ void expect_routing(const Routing& found, const reference::Routing& expected) {
   }
 }
 
-// By the rows that were seen to be streamed; where none can be seen, by those that are documented.
+// By the rows that were seen to be streamed; where none can be seen, by what the kernels say.
 Path path_of(const Routing& routing, const Weights& weights, Format format) {
   std::vector<std::int64_t> rows(static_cast<std::size_t>(weights.shape.experts));
   for (std::int64_t i = 0; i < routing.tokens * routing.topk; ++i) {
     if (routing.expert[i] >= 0) ++rows[static_cast<std::size_t>(routing.expert[i])];
   }
   if (weights.kind != Shared::none) rows.push_back(routing.tokens);
-  const std::int64_t most = switchyard::testing::streamed_rows(format).value_or(3);
+  const std::int64_t most = switchyard::testing::streamed_rows(format).value_or(current_kernels().stream_rows(format));
   return *std::max_element(rows.begin(), rows.end()) <= most ? Path::small_batch : Path::grouped;
 }
 

@@ -125,15 +125,15 @@ inline std::int64_t block_depth(const GemmArgs& g, std::int64_t k) {
 }
 
 // What follows the last step of a panel, or of a group of it.
-inline void finish_tile(const GemmArgs& g, const GemmScratch& scratch, std::int64_t panel, std::int64_t begin,
+inline void finish_tile(const GemmArgs& g, const float* row_scale, float* sums, std::int64_t panel, std::int64_t begin,
                         std::int64_t end, Finish finish) {
   if (g.math == Math::integer) {
-    scale_rows(scratch.row_scale, scratch.sums, begin, end);
+    scale_rows(row_scale, sums, begin, end);
   }
   if (g.bias != nullptr) {
-    add_bias(g, scratch.sums, begin, end, panel);
+    add_bias(g, sums, begin, end, panel);
   }
-  finish(g, scratch.sums, begin, end, panel);
+  finish(g, sums, begin, end, panel);
 }
 
 // One panel for all row tiles, the depth in blocks that stay in the cache; every tile prefetches its share of the next
@@ -151,7 +151,9 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
     const std::byte* block = codes + k * kPanel * code_bits(g.format) / 8;
     const std::byte* at = weights + k * g.panel_bytes / g.padded_depth;
     const std::int64_t share = depth * g.panel_bytes / g.padded_depth / split.tiles;
-    block = decode(g, weights, block, k, depth, scratch.block);
+    const std::byte* read = decode(g, weights, block, k, depth, scratch.block);
+    // A decoded block is read as a whole, before the tile that asks for the next.
+    const std::int64_t decoded = read == block ? 0 : depth * kPanel * code_bits(g.format) / 8;
     const bool starts = integer ? k % g.scales.group == 0 : k == 0;
     const bool ends = k + depth == g.padded_depth;
     for (std::int64_t t = 0; t < split.tiles; ++t) {
@@ -160,29 +162,28 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
       const std::int64_t count = end - begin;
       const float* rows = scratch.tiles + (begin * g.padded_depth + k * count) / line.depth * line.floats;
       const bool stream = split.tiles == 1 && V::tile_vectors(static_cast<int>(count)) * V::kWidth == kPanel;
-      const Prefetch ahead{at + (stream ? kStreamAhead : g.panel_bytes + t * share), share / 64};
-      tile_of(g.math, count)(rows, block, sums + begin * kPanel, depth / line.depth, !starts, ahead);
+      const Prefetch ahead{at + (stream ? decoded + kStreamAhead : g.panel_bytes + t * share), share / 64};
+      tile_of(g.math, count)(rows, read, sums + begin * kPanel, depth / line.depth, !starts, ahead);
       if (integer && (ends || (k + depth) % g.scales.group == 0)) {
         join_group(g, weights, k / g.scales.group, groups, scratch.words, scratch.row_sums, scratch.sums, begin, end);
       }
       if (ends) {
-        finish_tile(g, scratch, panel, begin, end, finish);
+        finish_tile(g, scratch.row_scale, scratch.sums, panel, begin, end, finish);
       }
     }
   }
 }
 
-// f32 or bf16 weights for few rows.
-inline void gemm_turns(const GemmArgs& g, Finish finish, const GemmScratch& scratch) {
-  alignas(64) float sums[kTurnPanels * stream_rows(Format::f32) * kPanel];
-  const TileTurns turns = turns_of(g.math, g.row_count);
-  for (std::int64_t first = g.panel_begin; first < g.panel_end; first += kTurnPanels) {
-    const std::int64_t count = g.panel_end - first < kTurnPanels ? g.panel_end - first : kTurnPanels;
-    turns(scratch.tiles, g.panels + first * g.panel_bytes, g.panel_bytes, count, g.padded_depth, sums);
-    for (std::int64_t p = 0; p < count; ++p) {
-      GemmScratch own = scratch;
-      own.sums = sums + p * g.row_count * kPanel;
-      finish_tile(g, own, first + p, 0, g.row_count, finish);
+// Few rows: some panels at once, what is left one by one.
+inline void gemm_stream(const GemmArgs& g, const Stream& stream, Finish finish, const GemmScratch& scratch) {
+  alignas(64) float sums[kStreamSums * kPanel];
+  for (std::int64_t panel = g.panel_begin; panel < g.panel_end;) {
+    const bool all = panel + stream.panels <= g.panel_end;
+    (all ? stream.many : stream.one)(g, g.panels + panel * g.panel_bytes, scratch, sums);
+    float* own = sums;
+    for (const std::int64_t end = panel + (all ? stream.panels : 1); panel < end;
+         ++panel, own += g.row_count * kPanel) {
+      finish_tile(g, scratch.row_scale, own, panel, 0, g.row_count, finish);
     }
   }
 }
@@ -199,18 +200,13 @@ __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
     pack_tile(g, begin, split.begin(t + 1), tile, scratch);
   }
   const Finish finish = finish_of(g.function);
-  if (!has_scales(g.format) && g.row_count <= stream_rows(g.format)) {
-    gemm_turns(g, finish, scratch);
+  const Stream stream = stream_of(g, scratch.tiles);
+  if (stream.one != nullptr) {
+    gemm_stream(g, stream, finish, scratch);
     return;
   }
-  const Stream stream = stream_of(g, scratch.tiles);
   for (std::int64_t panel = g.panel_begin; panel < g.panel_end; ++panel) {
-    if (stream != nullptr) {
-      stream(g, g.panels + panel * g.panel_bytes, scratch);
-      finish_tile(g, scratch, panel, 0, g.row_count, finish);
-    } else {
-      gemm_panel(g, split, panel, finish, scratch);
-    }
+    gemm_panel(g, split, panel, finish, scratch);
   }
 }
 

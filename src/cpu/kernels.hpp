@@ -52,12 +52,6 @@ constexpr std::int64_t code_bits(Format format) {
 constexpr bool is_integer(Format format) { return format == Format::i8 || format == Format::i4; }
 constexpr bool has_scales(Format format) { return format != Format::f32 && format != Format::bf16; }
 
-// Up to so many rows the weights of a matrix go from memory through registers once, f32 and bf16 by turns of two panels.
-// Beyond, codes are decoded for several tiles of rows at a time, and f32 and bf16 pass by tiles. On AVX2 sums of 3 rows over a
-// panel fill 12 of 16 registers, as do those of 6 rows over half of it; decoding a block for one tile of rows takes 1.0 to 1.5
-// times as long, but with integers of 4 rows and more 0.9 times.
-constexpr int stream_rows(Format format) { return has_scales(format) && !is_integer(format) ? 6 : 3; }
-
 inline constexpr std::int64_t kShortestGroup = 16;
 
 // Where the scales of a panel are: one per column and `group` contraction steps, a multiple of kShortestGroup (of kDepth for
@@ -265,6 +259,9 @@ using PeakLoop = double (*)(std::int64_t iterations, float* sink);
 struct Kernels {
   Isa isa;
   void (*gemm)(const GemmArgs&);
+  // Up to so many rows gemm takes the weights of a matrix from memory through registers once. Beyond, codes are decoded for
+  // several tiles of rows at a time, and f32 and bf16 pass by tiles.
+  std::int64_t (*stream_rows)(Format);
   void (*route)(const RouteArgs&);
   void (*route_backward)(const RouteBackwardArgs&);
   void (*histogram)(const HistogramArgs&);

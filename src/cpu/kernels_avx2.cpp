@@ -14,7 +14,7 @@
 namespace switchyard {
 
 extern const Kernels kKernelsAvx2;
-const Kernels kKernelsAvx2{Isa::avx2,  gemm, route,    route_backward, histogram, combine,
-                           accumulate, read, peak_fma, nullptr,        nullptr};
+const Kernels kKernelsAvx2{Isa::avx2, gemm,       stream_rows, route,    route_backward, histogram,
+                           combine,   accumulate, read,        peak_fma, nullptr,        nullptr};
 
 }  // namespace switchyard

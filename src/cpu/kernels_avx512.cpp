@@ -16,7 +16,7 @@
 namespace switchyard {
 
 extern const Kernels kKernelsAvx512;
-const Kernels kKernelsAvx512{Isa::avx512, gemm, route,    route_backward, histogram, combine,
-                             accumulate,  read, peak_fma, nullptr,        nullptr};
+const Kernels kKernelsAvx512{Isa::avx512, gemm,       stream_rows, route,    route_backward, histogram,
+                             combine,     accumulate, read,        peak_fma, nullptr,        nullptr};
 
 }  // namespace switchyard

@@ -24,6 +24,7 @@ struct Dot {
 #include "cpu/lanes_x86.hpp"
 #include "cpu/float_mode_x86.hpp"
 #include "cpu/kernels_inl.hpp"
+#include "cpu/keep_vector.hpp"
 #include "cpu/peak_vnni_inl.hpp"
 // clang-format on
 
@@ -31,26 +32,13 @@ namespace switchyard {
 namespace {
 
 double peak_bf16(std::int64_t iterations, float* sink) {
-  __m512 sum[kChains];
-  const __m512 factor = _mm512_set1_ps(*sink);
-  for (__m512& chain : sum) {
-    chain = factor;
-  }
-  for (std::int64_t i = 0; i < iterations; ++i) {
-    for (__m512& chain : sum) {
-      chain = V::dot(chain, factor, factor);
-    }
-  }
-  for (const __m512& chain : sum) {
-    sink[1] += V16::sum({chain});
-  }
-  return 2.0 * 2 * kLanes * kChains * static_cast<double>(iterations);
+  return peak(iterations, sink, 2 * 2, [](V::R chain, V::R factor) { return V::dot(chain, factor, factor); });
 }
 
 }  // namespace
 
 extern const Kernels kKernelsAvx512Bf16;
-const Kernels kKernelsAvx512Bf16{Isa::avx512_bf16, gemm, route,    route_backward, histogram, combine,
-                                 accumulate,       read, peak_fma, peak_bf16,      peak_vnni};
+const Kernels kKernelsAvx512Bf16{Isa::avx512_bf16, gemm,       stream_rows, route,    route_backward, histogram,
+                                 combine,          accumulate, read,        peak_fma, peak_bf16,      peak_vnni};
 
 }  // namespace switchyard

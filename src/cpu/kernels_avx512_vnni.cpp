@@ -11,13 +11,14 @@
 #include "cpu/lanes_x86.hpp"
 #include "cpu/float_mode_x86.hpp"
 #include "cpu/kernels_inl.hpp"
+#include "cpu/keep_vector.hpp"
 #include "cpu/peak_vnni_inl.hpp"
 // clang-format on
 
 namespace switchyard {
 
 extern const Kernels kKernelsAvx512Vnni;
-const Kernels kKernelsAvx512Vnni{Isa::avx512_vnni, gemm, route,    route_backward, histogram, combine,
-                                 accumulate,       read, peak_fma, nullptr,        peak_vnni};
+const Kernels kKernelsAvx512Vnni{Isa::avx512_vnni, gemm,       stream_rows, route,    route_backward, histogram,
+                                 combine,          accumulate, read,        peak_fma, nullptr,        peak_vnni};
 
 }  // namespace switchyard

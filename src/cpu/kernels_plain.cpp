@@ -15,7 +15,7 @@
 namespace switchyard {
 
 extern const Kernels kKernelsPlain;
-const Kernels kKernelsPlain{Isa::plain, gemm, route,    route_backward, histogram, combine,
-                            accumulate, read, peak_fma, nullptr,        nullptr};
+const Kernels kKernelsPlain{Isa::plain, gemm,       stream_rows, route,    route_backward, histogram,
+                            combine,    accumulate, read,        peak_fma, nullptr,        nullptr};
 
 }  // namespace switchyard

@@ -1,10 +1,8 @@
-// Few rows times panels of codes: with one tile nothing reads a decoded block twice, so codes are decoded to registers
-// where they are used; part of a kernel file, see kernels_inl.hpp.
+// Few rows times panels: with one tile nothing reads a decoded block twice, so codes are decoded to registers where they
+// are used, and panels that are not codes are read in turns; part of a kernel file, see kernels_inl.hpp.
 
 namespace switchyard {
 namespace {
-
-constexpr int kPanelVectors = kPanel / V::kWidth;
 
 // Where the scales of codes go.
 enum class Scaling {
@@ -15,22 +13,41 @@ enum class Scaling {
 
 // Registers for codes that are held, of 16: 4 to 12 have sums, and the rest what is being decoded.
 constexpr int kMostHeld = 4;
+constexpr int kStreamSums = 16;                   // rows times panels, at most
+constexpr int kLineVectors = 64 / 4 / V::kWidth;  // in a cache line
+// The scales of what a panel is streamed by: kDecodeDepth steps, whose codes stay in L1 while columns take turns.
+constexpr std::int64_t kBlockGroups = kDecodeDepth / kShortestGroup;
 
-// sum[r] += row r · one part of one word of the columns from `column` on, in turns of as many as can be held. A weight is
-// decoded where it is used. Always inlined, as all that it calls: arrays that are passed on stay in registers only if the
-// compiler sees their uses before it takes arrays apart.
+// Vectors of columns of one panel, or those of several panels one after the other.
+struct Columns {
+  const std::byte* words;  // of the first one
+  std::int64_t panel_bytes;
+  const GroupScales* scales;  // of the first panel; those of the next stand kBlockGroups further
+  std::int64_t first;         // column in its panel
+
+  const std::byte* vector(int n) const {
+    return words + n / kPanelVectors * panel_bytes + n % kPanelVectors * V::kWidth * 4;
+  }
+  const float* by(int n) const { return scales[n / kPanelVectors * kBlockGroups].by + offset(n); }
+  const float* factor(int n) const { return scales[n / kPanelVectors * kBlockGroups].factor + offset(n); }
+
+ private:
+  std::int64_t offset(int n) const { return first + n % kPanelVectors * V::kWidth; }
+};
+
+// sum[r] += row r · one part of one word of the columns, in turns of as many as can be held. A weight is decoded where it
+// is used. Always inlined, as all that it calls: arrays that are passed on stay in registers only if the compiler sees their
+// uses before it takes arrays apart.
 template <int kPart, class Code, Scaling kScaling, int kRows, int kColumns>
 __attribute__((always_inline)) inline void stream_part(V::R (&sum)[kRows][kColumns], const float* rows,
-                                                       const GroupScales& scales, const std::byte* words,
-                                                       std::int64_t column) {
+                                                       const Columns& columns) {
   using Held = typename Code::template Held<kPart>;
   constexpr int kHeld = (sizeof(Held) + sizeof(V::R) - 1) / sizeof(V::R);
   constexpr int kTurn = kColumns * kHeld <= kMostHeld ? kColumns : kMostHeld / kHeld;
   for (int first = 0; first < kColumns; first += kTurn) {
-    const std::int64_t at = column + first * V::kWidth;
     Held held[kTurn];
     for (int n = 0; n < kTurn; ++n) {
-      held[n] = Held::hold(words + (first + n) * V::kWidth * 4);
+      held[n] = Held::hold(columns.vector(first + n));
     }
     for_steps<kPartSteps>([&](auto step) __attribute__((always_inline)) {
       constexpr int kStep = decltype(step)::kValue;
@@ -40,8 +57,8 @@ __attribute__((always_inline)) inline void stream_part(V::R (&sum)[kRows][kColum
           value[n] = held[n].template step<kStep>();
         } else {
           constexpr bool kTwice = kScaling == Scaling::twice;
-          const V::R by = V::load(scales.by + at + n * V::kWidth);
-          value[n] = scaled_step<kStep, kTwice>(held[n], by, kTwice ? V::load(scales.factor + at + n * V::kWidth) : by);
+          const V::R by = V::load(columns.by(first + n));
+          value[n] = scaled_step<kStep, kTwice>(held[n], by, kTwice ? V::load(columns.factor(first + n)) : by);
         }
       }
       for (int r = 0; r < kRows; ++r) {
@@ -54,66 +71,59 @@ __attribute__((always_inline)) inline void stream_part(V::R (&sum)[kRows][kColum
     V::hold_loads();
   }
   if constexpr (kPart + 1 < Code::kParts) {
-    stream_part<kPart + 1, Code, kScaling>(sum, rows, scales, words, column);
+    stream_part<kPart + 1, Code, kScaling>(sum, rows, columns);
   }
 }
 
-// sum[r] += row r · words [kPanel] of the columns from `column` on, over `lines` lines of the row tile.
+// sum[r] += row r · columns, over `lines` lines of the row tile.
 template <class Code, Scaling kScaling, int kRows, int kColumns>
 __attribute__((always_inline)) inline void stream_lines(V::R (&sum)[kRows][kColumns], const float* rows,
-                                                        const GroupScales& scales, const std::byte* words,
-                                                        std::int64_t lines, std::int64_t column) {
+                                                        Columns columns, std::int64_t lines) {
   // What is passed over now is read when the next columns take their turn.
   constexpr std::int64_t kAhead = kStreamAhead * kPanelVectors / kColumns;
-  words += column * 4;
   for (std::int64_t line = 0; line < lines; ++line, rows += kRows * kBlock) {
 #pragma GCC unroll 1
-    for (int at = 0; at < kBlock; at += Code::kParts * kPartSteps, words += kPanel * 4) {
-      V::prefetch(words + kAhead);
-      if constexpr (kColumns * V::kWidth * 4 > 64) {
-        V::prefetch(words + kAhead + 64);
+    for (int at = 0; at < kBlock; at += Code::kParts * kPartSteps, columns.words += kPanel * 4) {
+      for (int n = 0; n < kColumns; n += kLineVectors) {
+        V::prefetch(columns.vector(n) + kAhead);
       }
-      stream_part<0, Code, kScaling>(sum, rows + at, scales, words, column);
+      stream_part<0, Code, kScaling>(sum, rows + at, columns);
     }
   }
 }
 
 template <int kRows, int kColumns>
-inline void multiply_sums(V::R (&sum)[kRows][kColumns], const float* by) {
-  for (int r = 0; r < kRows; ++r) {
-    for (int n = 0; n < kColumns; ++n) {
-      sum[r][n] = V::mul(sum[r][n], V::load(by + n * V::kWidth));
+inline void multiply_sums(V::R (&sum)[kRows][kColumns], const Columns& columns, bool by) {
+  for (int n = 0; n < kColumns; ++n) {
+    const V::R value = V::load(by ? columns.by(n) : columns.factor(n));
+    for (int r = 0; r < kRows; ++r) {
+      sum[r][n] = V::mul(sum[r][n], value);
     }
   }
 }
 
-// The scales of what a panel is streamed by: kDecodeDepth steps, whose codes stay in L1 while columns take turns.
-struct BlockScales {
-  GroupScales group[kDecodeDepth / kShortestGroup];
-  std::int64_t first;
-  std::int64_t last;
-};
-
-// sums [kRows][kPanel] (+)= rows · steps begin .. end of a panel's words, as many columns at a time as registers have room
-// for.
-template <int kRows, class Code, Scaling kScaling>
-void stream_block(const GemmArgs& g, const BlockScales& scales, const float* rows, const std::byte* words,
+// sums [kPanels][kRows][kPanel] (+)= rows · steps begin .. end of the panels' words, as many columns at a time as registers
+// have room for.
+template <int kRows, int kPanels, class Code, Scaling kScaling>
+void stream_block(const GemmArgs& g, const GroupScales* scales, const float* rows, const std::byte* words,
                   std::int64_t begin, std::int64_t end, float* sums) {
-  constexpr int kColumns = V::stream_vectors(kRows);
+  constexpr int kColumns = kPanels > 1 ? kPanels * kPanelVectors : V::stream_vectors(kRows);
+  const std::int64_t first = begin / g.scales.group;
+  const std::int64_t last = (end - 1) / g.scales.group;
   for (std::int64_t column = 0; column < kPanel; column += kColumns * V::kWidth) {
     V::R sum[kRows][kColumns];
     load_sums(sum, sums + column, begin > 0);
-    for (std::int64_t group = scales.first; group <= scales.last; ++group) {
-      const GroupScales& own = scales.group[group - scales.first];
-      const std::int64_t from = group == scales.first ? begin : group * g.scales.group;
-      const std::int64_t until = group == scales.last ? end : (group + 1) * g.scales.group;
+    for (std::int64_t group = first; group <= last; ++group) {
+      const std::int64_t from = group == first ? begin : group * g.scales.group;
+      const std::int64_t until = group == last ? end : (group + 1) * g.scales.group;
+      const Columns columns{words + from * kPanel * code_bits(g.format) / 8 + column * 4, g.panel_bytes,
+                            scales + (group - first), column};
       if constexpr (kScaling == Scaling::sums) {
-        multiply_sums(sum, own.factor + column);
+        multiply_sums(sum, columns, false);
       }
-      stream_lines<Code, kScaling>(sum, rows + from * kRows, own, words + from * kPanel * code_bits(g.format) / 8,
-                                   (until - from) / kBlock, column);
+      stream_lines<Code, kScaling>(sum, rows + from * kRows, columns, (until - from) / kBlock);
       if constexpr (kScaling == Scaling::sums) {
-        multiply_sums(sum, own.by + column);
+        multiply_sums(sum, columns, true);
       }
     }
     store_sums(sum, sums + column);
@@ -126,28 +136,28 @@ inline void invert_scales(GroupScales& scales) {
   }
 }
 
-// The sums of all rows and one panel.
-template <int kRows, class Code, bool kScaleSums = false>
-void stream_floats(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch) {
-  const std::byte* words = panel + g.scales.end(g.padded_depth);
+// sums [kPanels][kRows][kPanel] of all rows and kPanels panels.
+template <int kRows, int kPanels, class Code, bool kScaleSums = false>
+void stream_floats(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums) {
+  const std::byte* words = panels + g.scales.end(g.padded_depth);
   for (std::int64_t begin = 0, end = 0; begin < g.padded_depth; begin = end) {
     end = begin + kDecodeDepth < g.padded_depth ? begin + kDecodeDepth : g.padded_depth;
-    BlockScales scales;
-    scales.first = begin / g.scales.group;
-    scales.last = (end - 1) / g.scales.group;
+    GroupScales scales[kPanels * kBlockGroups];
     bool has_factor = false;
-    for (std::int64_t group = scales.first; group <= scales.last; ++group) {
-      GroupScales& own = scales.group[group - scales.first];
-      load_group<Code>(g, panel, group, own);
-      has_factor |= own.has_factor;
-      if constexpr (kScaleSums) {
-        invert_scales(own);
+    for (int panel = 0; panel < kPanels; ++panel) {
+      GroupScales* own = scales + panel * kBlockGroups;
+      for (std::int64_t group = begin / g.scales.group; group <= (end - 1) / g.scales.group; ++group, ++own) {
+        load_group<Code>(g, panels + panel * g.panel_bytes, group, *own);
+        has_factor |= own->has_factor;
+        if constexpr (kScaleSums) {
+          invert_scales(*own);
+        }
       }
     }
-    const auto stream = kScaleSums   ? stream_block<kRows, Code, Scaling::sums>
-                        : has_factor ? stream_block<kRows, Code, Scaling::twice>
-                                     : stream_block<kRows, Code, Scaling::weights>;
-    stream(g, scales, scratch.tiles, words, begin, end, scratch.sums);
+    const auto stream = kScaleSums   ? stream_block<kRows, kPanels, Code, Scaling::sums>
+                        : has_factor ? stream_block<kRows, kPanels, Code, Scaling::twice>
+                                     : stream_block<kRows, kPanels, Code, Scaling::weights>;
+    stream(g, scales, scratch.tiles, words, begin, end, sums);
   }
 }
 
@@ -174,27 +184,30 @@ inline bool has_moderate_rows(const GemmArgs& g, const float* tile) {
   return moderate == 0xffff && g.padded_depth <= kLargestDepth;
 }
 
-inline bool has_moderate_scales(const GemmArgs& g, const std::byte* panel) {
-  const auto* scale = reinterpret_cast<const std::uint8_t*>(panel + g.scales.begin());
+inline bool has_moderate_scales(const GemmArgs& g, const std::byte* panels, int count) {
   std::uint8_t out = 0;
-  for (std::int64_t i = 0; i < g.scales.groups(g.padded_depth) * kPanel; ++i) {
-    out |= static_cast<std::uint8_t>(scale[i] < kSmallestScale) | static_cast<std::uint8_t>(scale[i] > kLargestScale);
+  for (int panel = 0; panel < count; ++panel) {
+    const auto* scale = reinterpret_cast<const std::uint8_t*>(panels + panel * g.panel_bytes + g.scales.begin());
+    for (std::int64_t i = 0; i < g.scales.groups(g.padded_depth) * kPanel; ++i) {
+      out |= static_cast<std::uint8_t>(scale[i] < kSmallestScale) | static_cast<std::uint8_t>(scale[i] > kLargestScale);
+    }
   }
   return out == 0;
 }
 
 // For moderate rows and scales that are powers of two.
-template <int kRows>
-void stream_mxfp4(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch) {
-  const auto stream = has_moderate_scales(g, panel) ? stream_floats<kRows, E2m1, true> : stream_floats<kRows, E2m1>;
-  stream(g, panel, scratch);
+template <int kRows, int kPanels>
+void stream_mxfp4(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums) {
+  const auto stream = has_moderate_scales(g, panels, kPanels) ? stream_floats<kRows, kPanels, E2m1, true>
+                                                              : stream_floats<kRows, kPanels, E2m1>;
+  stream(g, panels, scratch, sums);
 }
 
 // sum[r] += row r · one word of every column.
-template <class Words, int kRows>
-inline void add_word(V::R (&sum)[kRows][kPanelVectors], const float* rows, const std::byte* words) {
-  for (int n = 0; n < kPanelVectors; ++n) {
-    const Words held = Words::hold(words + n * V::kWidth * 4);
+template <class Words, int kRows, int kColumns>
+inline void add_word(V::R (&sum)[kRows][kColumns], const float* rows, const Columns& columns) {
+  for (int n = 0; n < kColumns; ++n) {
+    const Words held = Words::hold(columns.vector(n));
     for_steps<Words::kSteps>([&](auto step) __attribute__((always_inline)) {
       constexpr int kStep = decltype(step)::kValue;
       const V::R value = held.template step<kStep>();
@@ -205,58 +218,85 @@ inline void add_word(V::R (&sum)[kRows][kPanelVectors], const float* rows, const
   }
 }
 
-// Sums of integers leave room for a column's codes beside those of the whole panel.
-template <int kRows, class Words>
-void stream_integers(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch) {
+// Sums of integers leave room for a column's codes beside those of whole panels.
+template <int kRows, int kPanels, class Words>
+void stream_integers(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums) {
   constexpr std::int64_t kSteps = Words::kSteps * V::kWordSteps;
-  const std::byte* words = panel + g.scales.end(g.padded_depth);
+  constexpr int kColumns = kPanels * kPanelVectors;
+  const std::byte* words = panels + g.scales.end(g.padded_depth);
   const std::int64_t groups = g.scales.groups(g.padded_depth);
   for (std::int64_t group = 0; group < groups; ++group) {
     const std::int64_t k = group * g.scales.group;
     const std::int64_t end = k + g.scales.group < g.padded_depth ? k + g.scales.group : g.padded_depth;
-    V::R sum[kRows][kPanelVectors];
-    load_sums(sum, scratch.words, false);
+    V::R sum[kRows][kColumns] = {};
     for (std::int64_t word = k / kSteps; word < end / kSteps; ++word) {
-      const std::byte* from = words + word * kPanel * 4;
-      V::prefetch(from + kStreamAhead);
-      V::prefetch(from + kStreamAhead + 64);
+      const Columns columns{words + word * kPanel * 4, g.panel_bytes, nullptr, 0};
+      for (int n = 0; n < kColumns; n += kLineVectors) {
+        V::prefetch(columns.vector(n) + kStreamAhead / kPanels);
+      }
       const std::int64_t at = word * Words::kSteps;
-      add_word<Words>(sum, scratch.tiles + at / kWordBlock * kRows * kWordBlock + at % kWordBlock, from);
+      add_word<Words>(sum, scratch.tiles + at / kWordBlock * kRows * kWordBlock + at % kWordBlock, columns);
     }
-    store_sums(sum, scratch.words);
-    join_group(g, panel, group, groups, scratch.words, scratch.row_sums, scratch.sums, 0, kRows);
+    alignas(64) float found[kPanels * kRows * kPanel];
+    store_sums(sum, found);
+    for (int panel = 0; panel < kPanels; ++panel) {
+      join_group(g, panels + panel * g.panel_bytes, group, groups, found + panel * kRows * kPanel, scratch.row_sums,
+                 sums + panel * kRows * kPanel, 0, kRows);
+    }
   }
 }
 
-using Stream = void (*)(const GemmArgs&, const std::byte*, const GemmScratch&);
+// Panels of weights that are not codes, in turns.
+template <int kRows, int kPanels, Math kMath>
+void stream_turns(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums) {
+  tile_turns<kRows, kPanels, kMath>(scratch.tiles, panels, g.panel_bytes, g.padded_depth, sums);
+}
 
-template <Format kFormat, int kRows>
-constexpr Stream make_stream() {
-  if constexpr (kFormat == Format::i8) {
-    return stream_integers<kRows, V::Bytes>;
+// Few rows times `panels` panels at once, and times one, if not null: sums [panels][rows][kPanel].
+struct Stream {
+  using Run = void (*)(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums);
+  Run many;
+  Run one;
+  int panels;
+};
+
+template <Format kFormat, Math kMath, int kRows, int kPanels>
+constexpr Stream::Run run_of() {
+  if constexpr (!has_scales(kFormat)) {
+    return stream_turns<kRows, kPanels, kMath>;
+  } else if constexpr (kFormat == Format::i8) {
+    return stream_integers<kRows, kPanels, V::Bytes>;
   } else if constexpr (kFormat == Format::i4) {
-    return stream_integers<kRows, V::HalfBytes>;
+    return stream_integers<kRows, kPanels, V::HalfBytes>;
   } else if constexpr (code_bits(kFormat) == 8) {
-    return stream_floats<kRows, E4m3>;
+    return stream_floats<kRows, kPanels, E4m3>;
   } else if constexpr (kFormat == Format::mxfp4) {
-    return stream_mxfp4<kRows>;
+    return stream_mxfp4<kRows, kPanels>;
   } else {
-    return stream_floats<kRows, E2m1>;
+    return stream_floats<kRows, kPanels, E2m1>;
   }
 }
 
-template <Format kFormat>
+template <Format kFormat, Math kMath = math_of(kFormat)>
 Stream find_stream(std::int64_t rows) {
-  return with_rows<stream_rows(kFormat)>(rows,
-                                         [](auto number) { return make_stream<kFormat, decltype(number)::value>(); });
+  return with_rows<V::stream_rows(kFormat)>(rows, [](auto number) -> Stream {
+    constexpr int kRows = decltype(number)::value;
+    constexpr int kPanels = V::stream_panels(kFormat, kRows);
+    static_assert(kPanels * kRows <= kStreamSums);
+    return {run_of<kFormat, kMath, kRows, kPanels>(), run_of<kFormat, kMath, kRows, 1>(), kPanels};
+  });
 }
 
-// Null: the rows go by tiles, else they are one.
 Stream stream_of(const GemmArgs& g, const float* tile) {
-  if (g.row_count > stream_rows(g.format)) {
-    return nullptr;
+  if (g.row_count > V::stream_rows(g.format)) {
+    return {nullptr, nullptr, 0};
   }
   switch (g.format) {
+    case Format::f32:
+      return find_stream<Format::f32>(g.row_count);
+    case Format::bf16:
+      return g.math == Math::bf16 ? find_stream<Format::bf16, Math::bf16>(g.row_count)
+                                  : find_stream<Format::bf16>(g.row_count);
     case Format::i8:
       return find_stream<Format::i8>(g.row_count);
     case Format::i4:
@@ -269,12 +309,12 @@ Stream stream_of(const GemmArgs& g, const float* tile) {
         return find_stream<Format::mxfp4>(g.row_count);
       }
       [[fallthrough]];
-    case Format::nvfp4:
-      return find_stream<Format::nvfp4>(g.row_count);
     default:
-      return nullptr;
+      return find_stream<Format::nvfp4>(g.row_count);
   }
 }
+
+std::int64_t stream_rows(Format format) { return V::stream_rows(format); }
 
 }  // namespace
 }  // namespace switchyard

@@ -5,6 +5,7 @@ namespace {
 
 constexpr std::int64_t kBlock = 64 / sizeof(float);  // contraction steps per 64-byte line of a row tile
 constexpr std::int64_t kWordBlock = kBlock / 2;      // operands of V::words per line of a row tile of integers
+constexpr int kPanelVectors = kPanel / V::kWidth;
 
 // Depth that is run over all row tiles before the next, so that its 128 KiB of a panel stay in half of the smallest L2
 // (512 KiB) with the next panel's share.
@@ -12,9 +13,8 @@ constexpr std::int64_t kPanelBlockBytes = 128 << 10;
 // Distance of prefetching when a panel is read once: what memory sends to one core, up to 20 GB/s, in the 100 ns that it
 // takes to answer.
 constexpr std::int64_t kStreamAhead = 2 << 10;
-// Panels of f32 or bf16 that few rows read in turns, and the bytes of a turn: memory sends more to a core that reads several
-// places at once. Two take 0.93 of the time of one; with 4, or turns of 1 KiB, it is as with one.
-constexpr int kTurnPanels = 2;
+// Bytes of a turn where few rows read two panels of f32 or bf16: memory sends more to a core that reads several places at
+// once. It takes 0.93 of the time of one panel; with 4, or turns of 1 KiB, it is as with one.
 constexpr std::int64_t kTurnBytes = 512;
 
 constexpr bool paired_rows(Math math) { return math == Math::bf16 && V::kHasDot; }
@@ -149,12 +149,17 @@ inline void tile_block(V::R (&sum)[kRows][kVectors], const float* a, const std::
   }
 }
 
-// Sums of some columns of [kRows][kPanel], from zero if they are not started.
+// Where the sum of row r and vector n stands in [panels][rows][kPanel].
+constexpr std::int64_t sum_at(int rows, int r, int n) {
+  return static_cast<std::int64_t>(n / kPanelVectors * rows + r) * kPanel + n % kPanelVectors * V::kWidth;
+}
+
+// Sums of some columns of [kRows][kPanel], or of several such panels, from zero if they are not started.
 template <int kRows, int kVectors>
 inline void load_sums(V::R (&sum)[kRows][kVectors], const float* from, bool started) {
   for (int r = 0; r < kRows; ++r) {
     for (int n = 0; n < kVectors; ++n) {
-      sum[r][n] = started ? V::load(from + r * kPanel + n * V::kWidth) : V::zero();
+      sum[r][n] = started ? V::load(from + sum_at(kRows, r, n)) : V::zero();
     }
   }
 }
@@ -163,7 +168,7 @@ template <int kRows, int kVectors>
 inline void store_sums(const V::R (&sum)[kRows][kVectors], float* to) {
   for (int r = 0; r < kRows; ++r) {
     for (int n = 0; n < kVectors; ++n) {
-      V::store(to + r * kPanel + n * V::kWidth, sum[r][n]);
+      V::store(to + sum_at(kRows, r, n), sum[r][n]);
     }
   }
 }
@@ -190,19 +195,18 @@ void tile(const float* a, const std::byte* panel, float* sums, std::int64_t bloc
   }
 }
 
-// sums [count][kRows][kPanel] = rows · `count` panels over `depth` steps, in turns.
-template <int kRows, Math kMath>
-void tile_turns(const float* rows, const std::byte* panels, std::int64_t panel_bytes, std::int64_t count,
-                std::int64_t depth, float* sums) {
+// sums [kPanels][kRows][kPanel] = rows · kPanels panels over `depth` steps, in turns.
+template <int kRows, int kPanels, Math kMath>
+void tile_turns(const float* rows, const std::byte* panels, std::int64_t panel_bytes, std::int64_t depth, float* sums) {
   constexpr Line kLine = line_of(kMath);
   constexpr int kSteps = turn_depth(kMath);
   static_assert(kLine.depth % kSteps == 0 && kDepth % kSteps == 0);
-  const std::int64_t distance = kStreamAhead / count;
+  constexpr std::int64_t kAhead = kStreamAhead / kPanels;
   for (std::int64_t k = 0; k < depth; k += kSteps, panels += kTurnBytes) {
     const float* at = rows + k / kLine.depth * kRows * kLine.floats + k % kLine.depth * kLine.floats / kLine.depth;
-    for (std::int64_t p = 0; p < count; ++p) {
+    for (int p = 0; p < kPanels; ++p) {
       const std::byte* turn = panels + p * panel_bytes;
-      tile<kRows, kMath, kSteps>(at, turn, sums + p * kRows * kPanel, 1, k > 0, {turn + distance, kTurnBytes / 64});
+      tile<kRows, kMath, kSteps>(at, turn, sums + p * kRows * kPanel, 1, k > 0, {turn + kAhead, kTurnBytes / 64});
     }
   }
 }
@@ -241,21 +245,6 @@ inline Tile tile_of(Math math, std::int64_t rows) {
     default:
       return tile_of<Math::bf16>(rows);
   }
-}
-
-using TileTurns = void (*)(const float*, const std::byte*, std::int64_t, std::int64_t, std::int64_t, float*);
-
-template <Math kMath>
-inline TileTurns turns_of(std::int64_t rows) {
-  return with_rows<stream_rows(Format::f32)>(
-      rows, [](auto number) -> TileTurns { return tile_turns<decltype(number)::value, kMath>; });
-}
-
-// Of weights that are not codes, for few rows.
-inline TileTurns turns_of(Math math, std::int64_t rows) {
-  return math == Math::f32       ? turns_of<Math::f32>(rows)
-         : math == Math::widened ? turns_of<Math::widened>(rows)
-                                 : turns_of<Math::bf16>(rows);
 }
 
 // The parts of GemmArgs::scratch.

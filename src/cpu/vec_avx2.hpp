@@ -14,6 +14,8 @@ struct V {
   static constexpr int tile_vectors(int rows) { return rows <= 3 ? 4 : 2; }
   // 4 sums and what is held of 4 vectors of codes, or up to 12 of two.
   static constexpr int stream_vectors(int rows) { return rows == 1 ? 4 : 2; }
+  static constexpr int stream_rows(Format format) { return has_scales(format) && !is_integer(format) ? 6 : 3; }
+  static constexpr int stream_panels(Format format, int) { return has_scales(format) ? 1 : 2; }
 
   static R zero() { return _mm256_setzero_ps(); }
   static R load(const float* p) { return _mm256_loadu_ps(p); }

@@ -55,6 +55,8 @@ struct V : Lanes8 {
   static constexpr int kWordSteps = 4;
   static constexpr int tile_vectors(int) { return 1; }
   static constexpr int stream_vectors(int) { return 1; }
+  static constexpr int stream_rows(Format format) { return has_scales(format) && !is_integer(format) ? 6 : 3; }
+  static constexpr int stream_panels(Format format, int) { return has_scales(format) ? 1 : 2; }
 
   static R zero() { return set(0.0F); }
   static R broadcast(const float* p) { return set(*p); }

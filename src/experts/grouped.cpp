@@ -151,7 +151,7 @@ bool run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory
   });
   return std::all_of(memory.pieces, memory.pieces + pieces, [&](const Piece& piece) {
     const Format format = gemms[static_cast<std::size_t>(piece.gemm)].weights->format();
-    return piece.row_end - piece.row_begin <= stream_rows(format);
+    return piece.row_end - piece.row_begin <= kernels.stream_rows(format);
   });
 }
 
