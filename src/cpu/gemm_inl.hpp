@@ -151,9 +151,7 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
     const std::byte* block = codes + k * kPanel * code_bits(g.format) / 8;
     const std::byte* at = weights + k * g.panel_bytes / g.padded_depth;
     const std::int64_t share = depth * g.panel_bytes / g.padded_depth / split.tiles;
-    const std::byte* read = decode(g, weights, block, k, depth, scratch.block);
-    // A decoded block is read as a whole, before the tile that asks for the next.
-    const std::int64_t decoded = read == block ? 0 : depth * kPanel * code_bits(g.format) / 8;
+    block = decode(g, weights, block, k, depth, scratch.block);
     const bool starts = integer ? k % g.scales.group == 0 : k == 0;
     const bool ends = k + depth == g.padded_depth;
     for (std::int64_t t = 0; t < split.tiles; ++t) {
@@ -162,8 +160,8 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
       const std::int64_t count = end - begin;
       const float* rows = scratch.tiles + (begin * g.padded_depth + k * count) / line.depth * line.floats;
       const bool stream = split.tiles == 1 && V::tile_vectors(static_cast<int>(count)) * V::kWidth == kPanel;
-      const Prefetch ahead{at + (stream ? decoded + kStreamAhead : g.panel_bytes + t * share), share / 64};
-      tile_of(g.math, count)(rows, read, sums + begin * kPanel, depth / line.depth, !starts, ahead);
+      const Prefetch ahead{at + (stream ? kStreamAhead : g.panel_bytes + t * share), share / 64};
+      tile_of(g.math, count)(rows, block, sums + begin * kPanel, depth / line.depth, !starts, ahead);
       if (integer && (ends || (k + depth) % g.scales.group == 0)) {
         join_group(g, weights, k / g.scales.group, groups, scratch.words, scratch.row_sums, scratch.sums, begin, end);
       }

@@ -252,7 +252,7 @@ void stream_turns(const GemmArgs& g, const std::byte* panels, const GemmScratch&
   tile_turns<kRows, kPanels, kMath>(scratch.tiles, panels, g.panel_bytes, g.padded_depth, sums);
 }
 
-// Few rows times `panels` panels at once, and times one, if not null: sums [panels][rows][kPanel].
+// Few rows times `panels` panels at once, and times one: sums [panels][rows][kPanel]. Null: the rows go by tiles.
 struct Stream {
   using Run = void (*)(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums);
   Run many;
