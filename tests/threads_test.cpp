@@ -10,11 +10,13 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "cpu/parallel_for.hpp"
+#include "cpu/processors.hpp"
 #include "switchyard/error.hpp"
 
 namespace {
@@ -136,6 +138,30 @@ TEST(Threads, TheDefaultIsWhatTheCallerMayUse) {
     GTEST_SKIP() << "threads cannot be pinned here";
   }
   EXPECT_EQ(count, 1);
+}
+
+TEST(Threads, OneStaysOnTheProcessorThatItIsGiven) {
+  const int count = usable_processors();
+  std::set<int> found;
+  for (int index = 0; index < count; ++index) {
+    bool stays = false;
+    int left = 0;
+    std::thread([&] {
+      stays = stay_on_processor(index);
+      left = usable_processors();
+      found.insert(sched_getcpu());
+    }).join();
+    if (!stays) {
+      GTEST_SKIP() << "threads cannot be pinned here";
+    }
+    EXPECT_EQ(left, 1);
+  }
+  EXPECT_EQ(found.size(), static_cast<std::size_t>(count));
+  std::thread([&] {
+    EXPECT_FALSE(stay_on_processor(count));
+    EXPECT_FALSE(stay_on_processor(-1));
+    EXPECT_EQ(usable_processors(), count);
+  }).join();
 }
 
 TEST(Threads, CountsAndHostsAreChecked) {

@@ -43,8 +43,9 @@ inline constexpr double Roofline::*kRooflineRates[] = {
 inline constexpr std::size_t kProbeBytes = std::size_t{512} << 20;
 
 // Measures again and again, with the instruction set and as many threads as there were when it was made: on a machine that
-// is shared, a rate says something about what was measured in the same moment. Holds dram_bytes of memory and 256 KiB per
-// thread. One thread at a time.
+// is shared, a rate says something about what was measured in the same moment. Runs threads of its own; where there is one
+// for every processor that the caller may use, each stays on one. Holds dram_bytes of memory and 256 KiB per thread. One
+// thread at a time.
 class SWITCHYARD_API RooflineProbe {
  public:
   // Throws out_of_memory.

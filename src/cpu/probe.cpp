@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <latch>
 #include <numeric>
 #include <system_error>
 #include <thread>
@@ -11,6 +12,7 @@
 
 #include "cpu/kernels.hpp"
 #include "cpu/memory.hpp"
+#include "cpu/processors.hpp"
 #include "fail.hpp"
 
 namespace switchyard {
@@ -29,15 +31,22 @@ enum class Go { wait, run, leave };
 
 // Runs work(worker) on `count` threads that start together; from the first start to the last end, by the workers' own
 // clocks: the caller may be kept waiting by the very threads that it has started. Not on the pool, whose workers come
-// when they are free. Throws out_of_memory if a thread cannot start.
+// when they are free. Where there is a thread for every processor, each stays on one: the system may take longer to part
+// threads that it woke on the same one than they run. Throws out_of_memory if a thread cannot start.
 template <class Work>
 double time_on_all(int count, const Work& work) {
+  std::latch ready(count);
   std::atomic<Go> go{Go::wait};
   std::vector<Clock::time_point> begins(static_cast<std::size_t>(count));
   std::vector<Clock::time_point> ends(begins.size());
   std::vector<std::thread> threads;
   threads.reserve(begins.size());
+  const bool apart = count == usable_processors();
   const auto body = [&](int worker) {
+    if (apart) {
+      (void)stay_on_processor(worker);
+    }
+    ready.count_down();
     go.wait(Go::wait);
     if (go.load() == Go::run) {
       const auto at = static_cast<std::size_t>(worker);
@@ -53,6 +62,9 @@ double time_on_all(int count, const Work& work) {
   } catch (const std::system_error&) {
   }
   const bool all = threads.size() == begins.size();
+  if (all) {
+    ready.wait();
+  }
   go.store(all ? Go::run : Go::leave);
   go.notify_all();
   for (std::thread& thread : threads) {
