@@ -13,7 +13,7 @@
 namespace switchyard {
 namespace {
 
-constexpr std::int64_t kRows[] = {1, 2, 3, 4, 6, 8, 13, 16, 26, 39, 52, 78, 104, 130, 156};
+constexpr std::int64_t kRows[] = {1, 2, 3, 4, 6, 8, 10, 12, 13, 16, 26, 39, 52, 78, 104, 130, 156};
 
 struct Type {
   const char* name;

@@ -77,6 +77,8 @@ TEST_P(Emulated, EveryFormatGivesTheBitsOfPlain) {
              kernel_runs::wild_values(static_cast<std::size_t>(40 * depth), finite, 4), depth, nullptr);
       }
     }
+    constexpr std::int64_t kDeep = 8256;  // several blocks of every format
+    same(plain, kernel_runs::normal_values(15 * kDeep, 5), kernel_runs::normal_values(40 * kDeep, 6), kDeep, nullptr);
   }
 }
 

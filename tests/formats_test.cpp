@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -44,6 +46,12 @@ float largest_of(const std::vector<float>& values) {
                          [](float a, float b) { return std::max(a, std::fabs(b)); });
 }
 
+// Makes nvfp4's factor a power of two: sums that are multiplied by it have the bits of sums of weights that were.
+std::vector<float> with_even_factor(std::vector<float> weight) {
+  weight[0] = std::ldexp(2688.0F, std::ilogb(largest_of(weight)) - 10);
+  return weight;
+}
+
 constexpr std::int64_t kDepths[] = {1, 31, 33, 127, 128, 129, 200, 255, 256, 257, 416};
 constexpr std::int64_t kFeatures[] = {1, 17, 37};
 constexpr std::int64_t kRows[] = {1, 2, 3, 4, 5, 6, 7, 14, 40};
@@ -53,7 +61,7 @@ TEST(Formats, DecodedWeightsGiveTheBitsOfF32Weights) {
   for (const Format format : kFloatFormats) {
     for (const std::int64_t depth : kDepths) {
       for (const std::int64_t features : kFeatures) {
-        const auto weight = normal_values(static_cast<std::size_t>(features * depth), 1);
+        const auto weight = with_even_factor(normal_values(static_cast<std::size_t>(features * depth), 1));
         const auto same = decoded(pack(plain(weight, depth), features, depth, format));
         for (const std::int64_t rows : kRows) {
           const auto x = normal_values(static_cast<std::size_t>(rows * depth), 2);
@@ -78,6 +86,7 @@ TEST(Formats, ScalesOfAnySizeGiveTheBitsOfF32Weights) {
       auto weight = normal_values(static_cast<std::size_t>(kDepth * kWidth), 8);
       // Only some columns and groups, beside those of usual size.
       for (std::size_t i = 0; i < weight.size(); i += i % 7 == 0 ? 1 : 5) weight[i] = std::ldexp(weight[i], exponent);
+      weight = with_even_factor(weight);
       const auto same = decoded(pack(plain(weight, kDepth), kWidth, kDepth, format));
       for (const std::int64_t rows : {1, 2, 4, 6, 14}) {
         auto x = normal_values(static_cast<std::size_t>(rows * kDepth), 9);
@@ -94,17 +103,73 @@ TEST(Formats, ScalesOfAnySizeGiveTheBitsOfF32Weights) {
 TEST(Formats, RowsOfAnySizeGiveTheBitsOfF32Weights) {
   constexpr std::int64_t kDepth = 200;
   constexpr std::int64_t kWidth = 37;
-  const auto weight = normal_values(static_cast<std::size_t>(kDepth * kWidth), 8);
+  const auto weight = with_even_factor(normal_values(static_cast<std::size_t>(kDepth * kWidth), 8));
   for (const Format format : kFloatFormats) {
     const auto same = decoded(pack(plain(weight, kDepth), kWidth, kDepth, format));
     for (const std::int64_t rows : {1, 3}) {
       for (const int exponent : {-149, -130, -100, -60, 0, 19, 21, 100, 127}) {
+        // What nvfp4 multiplies by its factor is larger than the output and has another range.
+        if (format == Format::nvfp4 && std::abs(exponent) > 100) continue;
         for (const std::size_t step : {std::size_t{1}, std::size_t{97}}) {
           auto x = normal_values(static_cast<std::size_t>(rows * kDepth), 9);
           for (std::size_t i = 5; i < x.size(); i += step) x[i] = std::ldexp(x[i], exponent);
           EXPECT_EQ(kernel_runs::gemm(current_kernels(), Math::decoded, x, weight, kDepth, nullptr, {.format = format}),
                     kernel_runs::gemm(current_kernels(), Math::f32, x, same, kDepth, nullptr))
               << format_name(format) << " 2^" << exponent << " step " << step << " rows " << rows;
+        }
+      }
+    }
+  }
+}
+
+TEST(Formats, TheFactorOfNvfp4MultipliesTheSum) {
+  for (const std::int64_t depth : kDepths) {
+    constexpr std::int64_t kWidth = 37;
+    const auto weight = normal_values(static_cast<std::size_t>(kWidth * depth), 13);
+    const PackedMatrices packed = pack(plain(weight, depth), kWidth, depth, Format::nvfp4);
+    std::vector<float> products;
+    for (std::int64_t f = 0; f < kWidth; ++f) {
+      for (std::int64_t k = 0; k < depth; ++k) {
+        products.push_back(static_cast<float>(packed_values::code(packed, f / 32, f % 32, k) *
+                                              packed_values::scale(packed, f / 32, f % 32, k)));
+      }
+    }
+    const float factor = largest_of(weight) / 2688.0F;
+    for (const std::int64_t rows : kRows) {
+      const auto x = normal_values(static_cast<std::size_t>(rows * depth), 14);
+      auto expected = kernel_runs::gemm(current_kernels(), Math::f32, x, products, depth, nullptr);
+      for (std::uint32_t& bits : expected) {
+        bits = std::bit_cast<std::uint32_t>(std::bit_cast<float>(bits) * factor);
+      }
+      EXPECT_EQ(
+          kernel_runs::gemm(current_kernels(), Math::decoded, x, weight, depth, nullptr, {.format = Format::nvfp4}),
+          expected)
+          << "depth " << depth << " rows " << rows;
+    }
+  }
+}
+
+// Sums of mxfp4 are scaled instead of weights only until a scale of a panel forbids it: 2^121 / 2^-13 is not a float.
+TEST(Formats, LargeScalesInOneBlockOfAPanelGiveTheBitsOfF32Weights) {
+  constexpr std::int64_t kDepth = 416;
+  constexpr std::int64_t kBlock = 128;
+  for (std::int64_t panels = 1; panels <= 5; ++panels) {
+    for (std::int64_t begin = 0; begin < kDepth; begin += kBlock) {
+      for (const int exponent : {40, 118}) {
+        auto weight = normal_values(static_cast<std::size_t>(panels * kPanel * kDepth), 8);
+        for (float& value : weight) value = std::ldexp(value, -12);
+        const std::int64_t column = (panels - 1) * kPanel + 5;
+        for (std::int64_t k = begin; k < std::min(begin + kBlock, kDepth); ++k) {
+          float& large = weight[static_cast<std::size_t>(column * kDepth + k)];
+          large = std::ldexp(large, exponent + 12);
+        }
+        const auto same = decoded(pack(plain(weight, kDepth), panels * kPanel, kDepth, Format::mxfp4));
+        for (const std::int64_t rows : {1, 2, 3, 6, 7}) {
+          const auto x = normal_values(static_cast<std::size_t>(rows * kDepth), 9);
+          EXPECT_EQ(kernel_runs::gemm(current_kernels(), Math::decoded, x, weight, kDepth, nullptr,
+                                      {.format = Format::mxfp4}),
+                    kernel_runs::gemm(current_kernels(), Math::f32, x, same, kDepth, nullptr))
+              << "2^" << exponent << " from " << begin << " panels " << panels << " rows " << rows;
         }
       }
     }
@@ -118,42 +183,66 @@ struct IntegerRow {
   explicit IntegerRow(const float* row, std::int64_t depth) : code(static_cast<std::size_t>(depth)) {
     float largest = 0;
     for (std::int64_t k = 0; k < depth; ++k) largest = std::max(largest, std::fabs(row[k]));
-    scale = largest / 127.0F;
+    const float row_scale = largest / 127.0F;
+    const float lift = row_scale < 0x1p-100F ? 0x1p100F : 1.0F;
+    scale = row_scale;
     for (std::int64_t k = 0; k < depth && scale > 0; ++k) {
-      code[static_cast<std::size_t>(k)] = std::nearbyint(row[k] / static_cast<float>(scale));
+      const float value = std::nearbyint(row[k] * lift * (1.0F / (row_scale * lift)));
+      code[static_cast<std::size_t>(k)] = std::clamp(value, -127.0F, 127.0F);
     }
   }
 };
+
+// Each output of x · weightᵀ is the sum of products of integers, times the scales.
+void expect_integer_sums(const std::vector<float>& x, const std::vector<float>& weight, std::int64_t depth,
+                         Format format) {
+  constexpr double kDenormal = 0x1p-149;  // outputs that small are rounded to multiples of it
+  const auto features = static_cast<std::int64_t>(weight.size()) / depth;
+  const PackedMatrices packed = pack(plain(weight, depth), features, depth, format);
+  const auto found = kernel_runs::gemm(current_kernels(), Math::integer, x, weight, depth, nullptr, {.format = format});
+  const auto rows = static_cast<std::int64_t>(x.size()) / depth;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const IntegerRow row(x.data() + r * depth, depth);
+    for (std::int64_t f = 0; f < features; ++f) {
+      double sum = 0;
+      double size = 0;
+      for (std::int64_t k = 0; k < depth; ++k) {
+        const double product = row.code[static_cast<std::size_t>(k)] * packed_values::code(packed, f / 32, f % 32, k) *
+                               packed_values::scale(packed, f / 32, f % 32, k);
+        sum += product;
+        size += std::fabs(product);
+      }
+      float value = 0;
+      std::memcpy(&value, &found[static_cast<std::size_t>(r * packed.out_width() + f)], 4);
+      ASSERT_NEAR(value, sum * row.scale, size * row.scale * 1e-6 + kDenormal)
+          << format_name(format) << " depth " << depth << " rows " << rows << " at " << r << ", " << f;
+    }
+  }
+}
 
 TEST(Formats, IntegersAreTheSumsOfWhatIsPacked) {
   for (const Format format : {Format::i8, Format::i4}) {
     for (const std::int64_t depth : kDepths) {
       for (const std::int64_t features : kFeatures) {
         const auto weight = normal_values(static_cast<std::size_t>(features * depth), 3);
-        const PackedMatrices packed = pack(plain(weight, depth), features, depth, format);
         for (const std::int64_t rows : kRows) {
-          const auto x = normal_values(static_cast<std::size_t>(rows * depth), 4);
-          const auto found =
-              kernel_runs::gemm(current_kernels(), Math::integer, x, weight, depth, nullptr, {.format = format});
-          for (std::int64_t r = 0; r < rows; ++r) {
-            const IntegerRow row(x.data() + r * depth, depth);
-            for (std::int64_t f = 0; f < features; ++f) {
-              double sum = 0;
-              double size = 0;
-              for (std::int64_t k = 0; k < depth; ++k) {
-                const double product = row.code[static_cast<std::size_t>(k)] *
-                                       packed_values::code(packed, f / 32, f % 32, k) *
-                                       packed_values::scale(packed, f / 32, f % 32, k);
-                sum += product;
-                size += std::fabs(product);
-              }
-              float value = 0;
-              std::memcpy(&value, &found[static_cast<std::size_t>(r * packed.out_width() + f)], 4);
-              ASSERT_NEAR(value, sum * row.scale, size * row.scale * 1e-6)
-                  << format_name(format) << " depth " << depth << " rows " << rows << " at " << r << ", " << f;
-            }
-          }
+          expect_integer_sums(normal_values(static_cast<std::size_t>(rows * depth), 4), weight, depth, format);
         }
+      }
+    }
+  }
+}
+
+// Down to scales that are denormal, and so coarse that x / scale passes 127.
+TEST(Formats, TinyRowsBecomeIntegersToo) {
+  constexpr std::int64_t kDepth = 200;
+  const auto weight = normal_values(37 * kDepth, 3);
+  for (const Format format : {Format::i8, Format::i4}) {
+    for (const int exponent : {-94, -120, -138, -143}) {
+      for (const std::int64_t rows : {1, 14}) {
+        auto x = normal_values(static_cast<std::size_t>(rows * kDepth), 4);
+        for (float& value : x) value = std::ldexp(value, exponent);
+        expect_integer_sums(x, weight, kDepth, format);
       }
     }
   }

@@ -150,6 +150,29 @@ TEST(Isa, DeepContractionsGiveTheSameBits) {
   }
 }
 
+// Groups of int8, which are as deep as the matrix, take several blocks, which some sets decode and others do not; few rows
+// take them at once.
+TEST(Isa, DeepContractionsOfIntegersGiveTheSameBits) {
+  constexpr std::int64_t kDepth = 8256;
+  constexpr std::int64_t kFew = 3;
+  const auto rows = kernel_runs::normal_values(30 * kDepth, 1);
+  const std::vector<float> few_rows(rows.begin(), rows.begin() + kFew * kDepth);
+  const auto weight = kernel_runs::normal_values(40 * kDepth, 2);
+  for (const Format format : {Format::i8, Format::i4}) {
+    std::vector<std::uint32_t> first;
+    on_every_isa([&](Isa isa) {
+      const auto run = [&](const std::vector<float>& some) {
+        return kernel_runs::gemm(current_kernels(), Math::integer, some, weight, kDepth, nullptr, {.format = format});
+      };
+      const auto bits = run(rows);
+      first = first.empty() ? bits : first;
+      EXPECT_EQ(bits, first) << isa_name(isa) << " " << format_name(format);
+      const auto few = run(few_rows);
+      EXPECT_TRUE(std::equal(few.begin(), few.end(), bits.begin())) << isa_name(isa) << " " << format_name(format);
+    });
+  }
+}
+
 // The proof that VDPBF16PS and two FMAs, odd element first, denormals as zero, are the same, on the machines that can
 // give it.
 TEST(Isa, TheBf16UnitGivesTheBitsOfWidenedFmas) {

@@ -71,7 +71,7 @@ class Weight {
     view_.in_run = stored.run;
     view_.codes = stored.codes;
     view_.scales = {scales_.data(), stored.scale_type, columns(), 1, stored.out_block, stored.group};
-    view_.scales.factor = stored.format == Format::nvfp4 ? 0.37F : 1.0F;
+    view_.scales.factor = stored.format == Format::nvfp4 ? 0.125F : 1.0F;  // see OfFloatsGiveTheBitsOfTheirValues
   }
 
   const WeightView& view() const { return view_; }
@@ -180,6 +180,7 @@ TEST(KeptCodes, ArePackedWithTheirScales) {
   }
 }
 
+// nvfp4's factor multiplies sums: with the bits of multiplied weights if it is a power of two.
 TEST(KeptCodes, OfFloatsGiveTheBitsOfTheirValues) {
   const auto x = normal_values(7 * kDepth, 8);
   for (const Stored& stored : kStored) {

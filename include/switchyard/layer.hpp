@@ -86,8 +86,8 @@ struct ForwardResult {
 // y[t] = latent_out · Σ_s weight[t,s] · expert(t,s)(latent_in · x[t]) + g(x[t]) · shared(x[t]) + output_bias, fp32, in
 // this order, slots in theirs, rounded once to y's type; without a latent space there are no such maps, and the weight
 // stands where weight_site says. Expert e: down · (act(gate · x) * (up · x)), or down · act(up · x) without gate; each
-// element is one fp32 chain over the contraction index, and then its bias. The bits of y[t] depend on x[t], the weights
-// and the type options alone: not on the batch, threads or instruction set.
+// element is one fp32 chain over the contraction index, in nvfp4 times the factor, and then its bias. The bits of y[t]
+// depend on x[t], the weights and the type options alone: not on the batch, threads or instruction set.
 // NaN stays NaN, its payload is not defined.
 class SWITCHYARD_API Layer {
  public:

@@ -3,23 +3,17 @@
 namespace switchyard {
 namespace {
 
-// kLanes scales as f32.
-inline V16 load_scales(const std::byte* from, DType dtype) {
-  switch (dtype) {
+// The scales of columns `column` .. column + kLanes in one group.
+inline V16 load_scales(const PanelScales& scales, const std::byte* panel, std::int64_t group, std::int64_t column) {
+  const std::byte* from = panel + scales.begin() + (group * kPanel + column) * scales.size();
+  switch (scales.dtype) {
     case DType::f8_e8m0:
       return V16::load_e8m0(from);
     case DType::f8_e4m3:
       return V16::load_e4m3(from);
     default:
-      return load_elements(from, dtype, 0);
+      return load_elements(from, scales.dtype, 0);
   }
-}
-
-// The scales of one group, [kPanel].
-inline void decode_scales(const PanelScales& scales, const std::byte* panel, std::int64_t group, float* to) {
-  const std::byte* from = panel + scales.begin() + group * kPanel * scales.size();
-  V16::store(to, load_scales(from, scales.dtype));
-  V16::store(to + kLanes, load_scales(from + kLanes * scales.size(), scales.dtype));
 }
 
 template <int kNumber>
@@ -40,21 +34,24 @@ __attribute__((always_inline)) inline void for_steps(const Body& body) {
 constexpr int kPartSteps = 4;
 struct E4m3 {
   static constexpr int kParts = 1;
+  static constexpr int kBits = 32 / (kParts * kPartSteps);
   template <int kPart>
   using Held = V::E4m3;
 };
 struct E2m1 {
   static constexpr int kParts = 2;
+  static constexpr int kBits = 32 / (kParts * kPartSteps);
   template <int kPart>
   using Held = V::E2m1<kPart>;
 };
 
-// What the codes of a group are multiplied with, by · factor, rounded once in all: where there is a factor, which is 1
-// elsewhere, the first product is exact.
+// What the codes of a group are multiplied with: by, or by and then second where their scale is so large or small that its
+// product with the codes' kScale is not exact; by is exact, then, and all is rounded once. Elsewhere second is 1, or not set
+// if no scale of this type can be such; for Scaling::sums it is 1 / by.
 struct GroupScales {
   alignas(64) float by[kPanel];
-  alignas(64) float factor[kPanel];
-  bool has_factor;
+  alignas(64) float second[kPanel];
+  bool twice;
 };
 
 inline bool any_differ(V16 a, V16 b) { return V16::any_less(a, b) || V16::any_less(b, a); }
@@ -63,58 +60,58 @@ template <class Code>
 inline void load_group(const GemmArgs& g, const std::byte* panel, std::int64_t group, GroupScales& to) {
   constexpr float kScale = Code::template Held<0>::kScale;
   const V16 unit = V16::set(kScale);
-  const V16 unit_inverse = V16::set(1.0F / kScale);
-  decode_scales(g.scales, panel, group, to.by);
-  // Scales so large or small that their product with kScale is not exact stay apart; no factor goes with such.
-  bool apart = false;
-  for (float* by = to.by; by < to.by + kPanel; by += kLanes) {
-    const V16 scale = V16::load(by);
-    apart |= any_differ(V16::mul(V16::mul(scale, unit), unit_inverse), scale);
-  }
-  to.has_factor = apart || g.scales.has_factor;
-  const V16 factor = g.scales.has_factor ? V16::load(reinterpret_cast<const float*>(panel)) : V16::set(1.0F);
-  for (std::int64_t at = 0; at < kPanel; at += kLanes) {
-    const V16 scale = V16::load(to.by + at);
-    V16::store(to.by + at, apart ? unit : V16::mul(scale, unit));
-    V16::store(to.factor + at, apart ? scale : factor);
+  const V16 low = load_scales(g.scales, panel, group, 0);
+  const V16 high = load_scales(g.scales, panel, group, kLanes);
+  const auto inexact = [&](V16 scale) {
+    return any_differ(V16::mul(V16::mul(scale, unit), V16::set(1.0F / kScale)), scale);
+  };
+  const bool exact =
+      Code::kBits == 4 && g.scales.dtype == DType::f8_e4m3;  // from 2^-9 to 448, and kScale is 0.5 or 2^-25
+  to.twice = !exact && (inexact(low) || inexact(high));
+  V16::store(to.by, to.twice ? unit : V16::mul(low, unit));
+  V16::store(to.by + kLanes, to.twice ? unit : V16::mul(high, unit));
+  if (!exact) {
+    const V16 one = V16::set(1.0F);
+    V16::store(to.second, to.twice ? low : one);
+    V16::store(to.second + kLanes, to.twice ? high : one);
   }
 }
 
 // A step of what is held of V::kWidth columns.
-template <int kStep, bool kHasFactor, class Held>
-inline V::R scaled_step(const Held& held, V::R by, V::R factor) {
+template <int kStep, bool kTwice, class Held>
+inline V::R scaled_step(const Held& held, V::R by, V::R second) {
   const V::R value = V::mul(held.template step<kStep>(), by);
-  if constexpr (kHasFactor) {
-    return V::mul(value, factor);
+  if constexpr (kTwice) {
+    return V::mul(value, second);
   } else {
     return value;
   }
 }
 
 // The steps of a word of V::kWidth columns to lines of kPanel.
-template <class Code, bool kHasFactor, int kPart = 0>
-inline void decode_word(const std::byte* words, V::R by, V::R factor, float* to) {
+template <class Code, bool kTwice, int kPart = 0>
+inline void decode_word(const std::byte* words, V::R by, V::R second, float* to) {
   const auto held = Code::template Held<kPart>::hold(words);
   for_steps<kPartSteps>([&](auto step) {
     constexpr int kStep = decltype(step)::kValue;
-    V::store(to + (kPart * kPartSteps + kStep) * kPanel, scaled_step<kStep, kHasFactor>(held, by, factor));
+    V::store(to + (kPart * kPartSteps + kStep) * kPanel, scaled_step<kStep, kTwice>(held, by, second));
   });
   if constexpr (kPart + 1 < Code::kParts) {
-    decode_word<Code, kHasFactor, kPart + 1>(words, by, factor, to);
+    decode_word<Code, kTwice, kPart + 1>(words, by, second, to);
   }
 }
 
 // Steps begin .. end of a panel as f32 [steps][kPanel].
-template <class Code, bool kHasFactor>
+template <class Code, bool kTwice>
 inline void decode_steps(const GroupScales& scales, const std::byte* codes, std::int64_t begin, std::int64_t end,
                          float* to) {
   constexpr int kSteps = Code::kParts * kPartSteps;
   for (std::int64_t column = 0; column < kPanel; column += V::kWidth) {
     const V::R by = V::load(scales.by + column);
-    const V::R factor = kHasFactor ? V::load(scales.factor + column) : by;
+    const V::R second = kTwice ? V::load(scales.second + column) : by;
     for (std::int64_t step = begin; step < end; step += kSteps) {
       const std::byte* words = codes + (step / kSteps * kPanel + column) * 4;
-      decode_word<Code, kHasFactor>(words, by, factor, to + step * kPanel + column);
+      decode_word<Code, kTwice>(words, by, second, to + step * kPanel + column);
     }
   }
 }
@@ -129,7 +126,7 @@ inline void decode_floats(const GemmArgs& g, const std::byte* panel, const std::
     const std::int64_t group_end = (group + 1) * g.scales.group - k;
     end = group_end < depth ? group_end : depth;
     load_group<Code>(g, panel, group, scales);
-    const auto decode = scales.has_factor ? decode_steps<Code, true> : decode_steps<Code, false>;
+    const auto decode = scales.twice ? decode_steps<Code, true> : decode_steps<Code, false>;
     decode(scales, codes, begin, end, to);
   }
 }
@@ -149,9 +146,15 @@ inline void decode_words(const std::byte* codes, std::int64_t depth, float* to) 
   }
 }
 
+// Whether tiles read something else than what is packed.
+inline bool is_decoded(Format format) { return has_scales(format) && (format != Format::i8 || V::Bytes::kSteps > 1); }
+
 // What a tile reads for steps k .. k + depth of a panel: the codes themselves where nothing is to be decoded, or `block`.
 inline const std::byte* decode(const GemmArgs& g, const std::byte* panel, const std::byte* codes, std::int64_t k,
                                std::int64_t depth, float* block) {
+  if (!is_decoded(g.format)) {
+    return codes;
+  }
   switch (g.format) {
     case Format::f8_e4m3:
     case Format::mxfp8:
@@ -162,17 +165,10 @@ inline const std::byte* decode(const GemmArgs& g, const std::byte* panel, const 
       decode_floats<E2m1>(g, panel, codes, k, depth, block);
       break;
     case Format::i8:
-      if constexpr (V::Bytes::kSteps == 1) {
-        return codes;
-      } else {
-        decode_words<V::Bytes>(codes, depth, block);
-      }
-      break;
-    case Format::i4:
-      decode_words<V::HalfBytes>(codes, depth, block);
+      decode_words<V::Bytes>(codes, depth, block);
       break;
     default:
-      return codes;
+      decode_words<V::HalfBytes>(codes, depth, block);
   }
   return reinterpret_cast<const std::byte*>(block);
 }

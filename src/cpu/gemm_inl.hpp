@@ -3,27 +3,41 @@
 namespace switchyard {
 namespace {
 
-// One tile of rows as [padded_depth / depth of a line][rows][line], so that the kernel walks it with one pointer.
+// One tile of rows as [padded_depth / depth of a line][rows][line], so that the kernel walks it with one pointer. While a
+// row is read, the next one is asked for: rows stand anywhere. Of a line of integers a row writes a part; all lines, which
+// L1 has room for up to a depth of some 2000, are asked for before.
 inline void pack_tile(const GemmArgs& g, std::int64_t begin, std::int64_t end, float* tile,
                       const GemmScratch& scratch) {
   const std::int64_t count = end - begin;
-  const std::int64_t size = g.rows_type == DType::f32 ? 4 : 2;
+  const std::int64_t size = row_size(g);
   const std::int64_t groups = g.scales.groups(g.padded_depth);
+  const auto row_at = [&](std::int64_t r) {
+    const std::int64_t at = g.row_index != nullptr ? g.row_index[r] : r;
+    return static_cast<const std::byte*>(g.rows) + at * g.rows_stride * size;
+  };
+  if (g.math == Math::integer) {
+    const float* const stop = tile + line_of(g.math).floats(count * g.padded_depth);
+    for (const float* to = tile; to < stop; to += kBlock) {
+      __builtin_prefetch(to, 1);
+    }
+  }
   for (std::int64_t r = 0; r < count; ++r) {
-    const std::int64_t at = g.row_index != nullptr ? g.row_index[begin + r] : begin + r;
-    const void* row = static_cast<const std::byte*>(g.rows) + at * g.rows_stride * size;
+    const std::byte* row = row_at(begin + r);
+    const std::byte* next = row_at(begin + r + 1 < g.row_count ? begin + r + 1 : begin + r);
     const float* scale = g.row_scale != nullptr ? g.row_scale + begin + r : nullptr;
     if (g.math == Math::integer) {
       float& row_scale = scratch.row_scale[begin + r];
-      row_scale = scale_of_row(g, row, scale);
+      row_scale = scale_of_row(g, row, next, scale);
       quantise_row(g, row, scale, row_scale, r, count, tile, scratch.row_sums + (begin + r) * groups);
     } else if (paired_rows(g.math)) {
       std::uint16_t* line = reinterpret_cast<std::uint16_t*>(tile) + r * 2 * kBlock;
       for (std::int64_t k = 0; k < g.padded_depth; k += kLanes) {
+        V::prefetch(next + k * size);
         V16::store_bf16(line + (k / (2 * kBlock)) * count * 2 * kBlock + k % (2 * kBlock), load_row(g, row, scale, k));
       }
     } else {
       for (std::int64_t k = 0; k < g.padded_depth; k += kLanes) {
+        V::prefetch(next + k * size);
         V16::store(tile + k * count + r * kBlock, load_row(g, row, scale, k));
       }
     }
@@ -112,6 +126,14 @@ void add_bias(const GemmArgs& g, float* sums, std::int64_t begin, std::int64_t e
   }
 }
 
+// The sums of a panel times the factor of its matrix.
+void multiply_factor(const GemmArgs& g, float* sums, std::int64_t begin, std::int64_t end, std::int64_t panel) {
+  const V16 factor = V16::load(reinterpret_cast<const float*>(g.panels + panel * g.panel_bytes));
+  for (float* at = sums + begin * kPanel; at < sums + end * kPanel; at += kLanes) {
+    V16::store(at, V16::mul(V16::load(at), factor));
+  }
+}
+
 // Steps of a panel from k on that are run over all row tiles before the next ones.
 inline std::int64_t block_depth(const GemmArgs& g, std::int64_t k) {
   std::int64_t most = g.padded_depth - k;
@@ -120,15 +142,15 @@ inline std::int64_t block_depth(const GemmArgs& g, std::int64_t k) {
     most = group_left < most ? group_left : most;
   }
   const std::int64_t block =
-      has_scales(g.format) ? kDecodeDepth : kPanelBlockBytes * 8 / (kPanel * code_bits(g.format));
+      is_decoded(g.format) ? kDecodeDepth : kPanelBlockBytes * 8 / (kPanel * code_bits(g.format));
   return block < most ? block : most;
 }
 
-// What follows the last step of a panel, or of a group of it.
-inline void finish_tile(const GemmArgs& g, const float* row_scale, float* sums, std::int64_t panel, std::int64_t begin,
-                        std::int64_t end, Finish finish) {
-  if (g.math == Math::integer) {
-    scale_rows(row_scale, sums, begin, end);
+// What follows the last step of a panel.
+inline void finish_tile(const GemmArgs& g, float* sums, std::int64_t panel, std::int64_t begin, std::int64_t end,
+                        Finish finish) {
+  if (g.scales.has_factor) {
+    multiply_factor(g, sums, begin, end, panel);
   }
   if (g.bias != nullptr) {
     add_bias(g, sums, begin, end, panel);
@@ -136,37 +158,47 @@ inline void finish_tile(const GemmArgs& g, const float* row_scale, float* sums, 
   finish(g, sums, begin, end, panel);
 }
 
-// One panel for all row tiles, the depth in blocks that stay in the cache; every tile prefetches its share of the next
-// panel.
+// One panel for all row tiles, the depth in blocks that stay in the cache; every tile prefetches its share of what comes
+// kPanelBlockBytes, or a panel if that is smaller, later.
 inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t panel, Finish finish,
                        const GemmScratch& scratch) {
   const std::byte* weights = g.panels + panel * g.panel_bytes;
   const std::byte* codes = weights + g.scales.end(g.padded_depth);
   const bool integer = g.math == Math::integer;
   const Line line = line_of(g.math);
-  const std::int64_t groups = g.scales.groups(g.padded_depth);
+  const Tile low = tile_of(g.math, split.rows);
+  const Tile high = tile_of(g.math, split.rows + 1);  // not called if there are none
   float* sums = integer ? scratch.words : scratch.sums;
+  alignas(64) float scale[kPanel];
+  const std::int64_t ahead_bytes = g.panel_bytes < kPanelBlockBytes ? g.panel_bytes : kPanelBlockBytes;
   for (std::int64_t k = 0, depth = 0; k < g.padded_depth; k += depth) {
     depth = block_depth(g, k);
     const std::byte* block = codes + k * kPanel * code_bits(g.format) / 8;
     const std::byte* at = weights + k * g.panel_bytes / g.padded_depth;
+    const std::int64_t blocks = depth / line.depth;
     const std::int64_t share = depth * g.panel_bytes / g.padded_depth / split.tiles;
+    const std::int64_t share_lines = (share / 64 + blocks - 1) / blocks;
     block = decode(g, weights, block, k, depth, scratch.block);
     const bool starts = integer ? k % g.scales.group == 0 : k == 0;
     const bool ends = k + depth == g.padded_depth;
+    const bool group_ends = integer && (ends || (k + depth) % g.scales.group == 0);
+    Join join{};
+    if (group_ends) {
+      load_group_scales(g, weights, k / g.scales.group, scale);
+      join = join_of(g, scratch, k / g.scales.group, scale, scratch.sums);
+    }
     for (std::int64_t t = 0; t < split.tiles; ++t) {
       const std::int64_t begin = split.begin(t);
       const std::int64_t end = split.begin(t + 1);
       const std::int64_t count = end - begin;
-      const float* rows = scratch.tiles + (begin * g.padded_depth + k * count) / line.depth * line.floats;
+      const float* rows = scratch.tiles + line.floats(begin * g.padded_depth + k * count);
       const bool stream = split.tiles == 1 && V::tile_vectors(static_cast<int>(count)) * V::kWidth == kPanel;
-      const Prefetch ahead{at + (stream ? kStreamAhead : g.panel_bytes + t * share), share / 64};
-      tile_of(g.math, count)(rows, block, sums + begin * kPanel, depth / line.depth, !starts, ahead);
-      if (integer && (ends || (k + depth) % g.scales.group == 0)) {
-        join_group(g, weights, k / g.scales.group, groups, scratch.words, scratch.row_sums, scratch.sums, begin, end);
-      }
+      const Prefetch ahead{at + (stream ? kStreamAhead : ahead_bytes + t * share), share_lines};
+      const Join own = group_ends ? join.from(begin) : join;
+      (t < split.higher ? high : low)(rows, block, sums + begin * kPanel, blocks, !starts, ahead,
+                                      group_ends ? &own : nullptr);
       if (ends) {
-        finish_tile(g, scratch.row_scale, scratch.sums, panel, begin, end, finish);
+        finish_tile(g, scratch.sums, panel, begin, end, finish);
       }
     }
   }
@@ -181,7 +213,7 @@ inline void gemm_stream(const GemmArgs& g, const Stream& stream, Finish finish, 
     float* own = sums;
     for (const std::int64_t end = panel + (all ? stream.panels : 1); panel < end;
          ++panel, own += g.row_count * kPanel) {
-      finish_tile(g, scratch.row_scale, own, panel, 0, g.row_count, finish);
+      finish_tile(g, own, panel, 0, g.row_count, finish);
     }
   }
 }
@@ -194,7 +226,7 @@ __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
   const Line line = line_of(g.math);
   for (std::int64_t t = 0; t < split.tiles; ++t) {
     const std::int64_t begin = split.begin(t);
-    float* tile = scratch.tiles + begin * g.padded_depth / line.depth * line.floats;
+    float* tile = scratch.tiles + line.floats(begin * g.padded_depth);
     pack_tile(g, begin, split.begin(t + 1), tile, scratch);
   }
   const Finish finish = finish_of(g.function);

@@ -55,8 +55,8 @@ constexpr bool has_scales(Format format) { return format != Format::f32 && forma
 inline constexpr std::int64_t kShortestGroup = 16;
 
 // Where the scales of a panel are: one per column and `group` contraction steps, a multiple of kShortestGroup (of kDepth for
-// integers); the last group may be cut off by the padded depth. A panel is a factor [kLanes] f32 for columns i and
-// kLanes + i, if it has one, the scales [groups][kPanel], padded to whole cache lines, and the codes.
+// integers); the last group may be cut off by the padded depth. A panel is a factor [kLanes] f32 for the sums of columns
+// i and kLanes + i, if it has one, the scales [groups][kPanel], padded to whole cache lines, and the codes.
 struct PanelScales {
   std::int64_t group = 0;    // 0: no scales
   DType dtype = DType::f32;  // f32, bf16, f8_e8m0, f8_e4m3
@@ -78,7 +78,8 @@ enum class Math : std::int32_t {
   f32,      // f32 weights, f32 rows: one FMA chain, ascending
   widened,  // bf16 weights widened, f32 rows: the same chain, the same bits as f32 on widened weights
   bf16,     // bf16 weights and rows, in pairs: odd element first, then even, as VDPBF16PS does; denormals are zero
-  decoded,  // codes times scales, each product rounded once, f32 rows: the same bits as f32 on weights of these values
+  decoded,  // codes times scales, each product rounded once, f32 rows: the same bits as f32 on weights of these values;
+            // where a panel has a factor, that multiplies the finished sum
   integer,  // rows as i8 with a scale each; the exact sum of a group times its scale joins a chain over the groups
 };
 

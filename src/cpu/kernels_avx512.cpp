@@ -6,6 +6,7 @@
 // Parts of this file, in this order.
 // clang-format off
 #include "cpu/no_dot_avx512.hpp"
+#include "cpu/word_sums_avx512.hpp"
 #include "cpu/words_avx512.hpp"
 #include "cpu/vec_avx512.hpp"
 #include "cpu/lanes_x86.hpp"

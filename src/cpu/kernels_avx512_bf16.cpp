@@ -19,12 +19,12 @@ struct Dot {
 
 // Parts of this file, in this order.
 // clang-format off
+#include "cpu/word_sums_avx512.hpp"
 #include "cpu/words_vnni.hpp"
 #include "cpu/vec_avx512.hpp"
 #include "cpu/lanes_x86.hpp"
 #include "cpu/float_mode_x86.hpp"
 #include "cpu/kernels_inl.hpp"
-#include "cpu/keep_vector.hpp"
 #include "cpu/peak_vnni_inl.hpp"
 // clang-format on
 

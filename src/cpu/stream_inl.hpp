@@ -7,8 +7,8 @@ namespace {
 // Where the scales of codes go.
 enum class Scaling {
   weights,  // a weight is code · by
-  twice,    // a weight is code · by · factor
-  sums,     // a sum is multiplied by `factor`, 1 / by, before the codes of a group are added, and by `by` after them
+  twice,    // a weight is code · by · second
+  sums,     // a sum is multiplied by `second`, 1 / by, before the codes of a group are added, and by `by` after them
 };
 
 // Registers for codes that are held, of 16: 4 to 12 have sums, and the rest what is being decoded.
@@ -24,12 +24,13 @@ struct Columns {
   std::int64_t panel_bytes;
   const GroupScales* scales;  // of the first panel; those of the next stand kBlockGroups further
   std::int64_t first;         // column in its panel
+  std::int64_t ahead;         // bytes from a word to the one that is asked for
 
   const std::byte* vector(int n) const {
     return words + n / kPanelVectors * panel_bytes + n % kPanelVectors * V::kWidth * 4;
   }
   const float* by(int n) const { return scales[n / kPanelVectors * kBlockGroups].by + offset(n); }
-  const float* factor(int n) const { return scales[n / kPanelVectors * kBlockGroups].factor + offset(n); }
+  const float* second(int n) const { return scales[n / kPanelVectors * kBlockGroups].second + offset(n); }
 
  private:
   std::int64_t offset(int n) const { return first + n % kPanelVectors * V::kWidth; }
@@ -58,7 +59,7 @@ __attribute__((always_inline)) inline void stream_part(V::R (&sum)[kRows][kColum
         } else {
           constexpr bool kTwice = kScaling == Scaling::twice;
           const V::R by = V::load(columns.by(first + n));
-          value[n] = scaled_step<kStep, kTwice>(held[n], by, kTwice ? V::load(columns.factor(first + n)) : by);
+          value[n] = scaled_step<kStep, kTwice>(held[n], by, kTwice ? V::load(columns.second(first + n)) : by);
         }
       }
       for (int r = 0; r < kRows; ++r) {
@@ -79,13 +80,11 @@ __attribute__((always_inline)) inline void stream_part(V::R (&sum)[kRows][kColum
 template <class Code, Scaling kScaling, int kRows, int kColumns>
 __attribute__((always_inline)) inline void stream_lines(V::R (&sum)[kRows][kColumns], const float* rows,
                                                         Columns columns, std::int64_t lines) {
-  // What is passed over now is read when the next columns take their turn.
-  constexpr std::int64_t kAhead = kStreamAhead * kPanelVectors / kColumns;
   for (std::int64_t line = 0; line < lines; ++line, rows += kRows * kBlock) {
 #pragma GCC unroll 1
     for (int at = 0; at < kBlock; at += Code::kParts * kPartSteps, columns.words += kPanel * 4) {
       for (int n = 0; n < kColumns; n += kLineVectors) {
-        V::prefetch(columns.vector(n) + kAhead);
+        V::prefetch(columns.vector(n) + columns.ahead);
       }
       stream_part<0, Code, kScaling>(sum, rows + at, columns);
     }
@@ -95,29 +94,37 @@ __attribute__((always_inline)) inline void stream_lines(V::R (&sum)[kRows][kColu
 template <int kRows, int kColumns>
 inline void multiply_sums(V::R (&sum)[kRows][kColumns], const Columns& columns, bool by) {
   for (int n = 0; n < kColumns; ++n) {
-    const V::R value = V::load(by ? columns.by(n) : columns.factor(n));
+    const V::R value = V::load(by ? columns.by(n) : columns.second(n));
     for (int r = 0; r < kRows; ++r) {
       sum[r][n] = V::mul(sum[r][n], value);
     }
   }
 }
 
-// sums [kPanels][kRows][kPanel] (+)= rows · steps begin .. end of the panels' words, as many columns at a time as registers
-// have room for.
+// A block of some panels: steps begin .. end, and what reading it needs.
+struct PanelBlock {
+  std::int64_t begin;
+  std::int64_t end;
+  std::int64_t group;  // of the first step
+  std::int64_t groups;
+  const GroupScales* scales;  // [panels][kBlockGroups]
+  std::int64_t ahead;         // as in Columns
+};
+
+// sums [kPanels][kRows][kPanel] (+)= rows · a block of the panels whose words are given, as many columns at a time as
+// registers have room for.
 template <int kRows, int kPanels, class Code, Scaling kScaling>
-void stream_block(const GemmArgs& g, const GroupScales* scales, const float* rows, const std::byte* words,
-                  std::int64_t begin, std::int64_t end, float* sums) {
+void stream_block(const GemmArgs& g, const PanelBlock& block, const float* rows, const std::byte* words, float* sums) {
   constexpr int kColumns = kPanels > 1 ? kPanels * kPanelVectors : V::stream_vectors(kRows);
-  const std::int64_t first = begin / g.scales.group;
-  const std::int64_t last = (end - 1) / g.scales.group;
   for (std::int64_t column = 0; column < kPanel; column += kColumns * V::kWidth) {
     V::R sum[kRows][kColumns];
-    load_sums(sum, sums + column, begin > 0);
-    for (std::int64_t group = first; group <= last; ++group) {
-      const std::int64_t from = group == first ? begin : group * g.scales.group;
-      const std::int64_t until = group == last ? end : (group + 1) * g.scales.group;
-      const Columns columns{words + from * kPanel * code_bits(g.format) / 8 + column * 4, g.panel_bytes,
-                            scales + (group - first), column};
+    load_sums(sum, sums + column, block.begin > 0);
+    const GroupScales* scales = block.scales;
+    std::int64_t until = block.group * g.scales.group;
+    for (std::int64_t from = block.begin; from < block.end; from = until, ++scales) {
+      until = until + g.scales.group < block.end ? until + g.scales.group : block.end;
+      const Columns columns{words + from * kPanel * Code::kBits / 8 + column * 4, g.panel_bytes, scales, column,
+                            block.ahead};
       if constexpr (kScaling == Scaling::sums) {
         multiply_sums(sum, columns, false);
       }
@@ -130,41 +137,11 @@ void stream_block(const GemmArgs& g, const GroupScales* scales, const float* row
   }
 }
 
-inline void invert_scales(GroupScales& scales) {
-  for (std::int64_t at = 0; at < kPanel; at += kLanes) {
-    V16::store(scales.factor + at, V16::div(V16::set(1.0F), V16::load(scales.by + at)));
-  }
-}
-
-// sums [kPanels][kRows][kPanel] of all rows and kPanels panels.
-template <int kRows, int kPanels, class Code, bool kScaleSums = false>
-void stream_floats(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums) {
-  const std::byte* words = panels + g.scales.end(g.padded_depth);
-  for (std::int64_t begin = 0, end = 0; begin < g.padded_depth; begin = end) {
-    end = begin + kDecodeDepth < g.padded_depth ? begin + kDecodeDepth : g.padded_depth;
-    GroupScales scales[kPanels * kBlockGroups];
-    bool has_factor = false;
-    for (int panel = 0; panel < kPanels; ++panel) {
-      GroupScales* own = scales + panel * kBlockGroups;
-      for (std::int64_t group = begin / g.scales.group; group <= (end - 1) / g.scales.group; ++group, ++own) {
-        load_group<Code>(g, panels + panel * g.panel_bytes, group, *own);
-        has_factor |= own->has_factor;
-        if constexpr (kScaleSums) {
-          invert_scales(*own);
-        }
-      }
-    }
-    const auto stream = kScaleSums   ? stream_block<kRows, kPanels, Code, Scaling::sums>
-                        : has_factor ? stream_block<kRows, kPanels, Code, Scaling::twice>
-                                     : stream_block<kRows, kPanels, Code, Scaling::weights>;
-    stream(g, scales, scratch.tiles, words, begin, end, sums);
-  }
-}
-
 // Multiplying by a power of two commutes with rounding while nothing leaves f32's range, so sums may be scaled instead of
-// weights, with the same bits. Elements of rows that are 0 or of a size in [2^-60, 2^20], and scales in [2^-24, 2^8], see to
-// that. Products, and so sums, are multiples of 2^-83 · 1/2 · 2^-24, and sums are less than 2^20 · 8 · 2^8 · kLargestDepth; divided
-// by scale · E2m1::kScale, which is in [2^-49, 2^7], they are multiples of 2^-115 and less than 2^96.
+// weights, with the same bits. Elements of rows that are 0 or of a size in [2^-60, 2^20], and scales in [2^-24, 2^8], of
+// this group and of all before it, see to that. Products, and so sums, are multiples of 2^-83 · 1/2 · 2^-24, and sums are
+// less than 2^20 · 8 · 2^8 · kLargestDepth; divided by scale · E2m1::kScale, which is in [2^-49, 2^7], they are multiples of
+// 2^-115 and less than 2^96.
 constexpr float kSmallestRow = 0x1p-60F;
 constexpr float kLargestRow = 0x1p20F;
 constexpr std::uint8_t kSmallestScale = 127 - 24;
@@ -184,23 +161,81 @@ inline bool has_moderate_rows(const GemmArgs& g, const float* tile) {
   return moderate == 0xffff && g.padded_depth <= kLargestDepth;
 }
 
-inline bool has_moderate_scales(const GemmArgs& g, const std::byte* panels, int count) {
+// Of a block of `count` panels; scales are powers of two.
+inline bool has_moderate_scales(const GemmArgs& g, const std::byte* panels, int count, const PanelBlock& block) {
   std::uint8_t out = 0;
   for (int panel = 0; panel < count; ++panel) {
     const auto* scale = reinterpret_cast<const std::uint8_t*>(panels + panel * g.panel_bytes + g.scales.begin());
-    for (std::int64_t i = 0; i < g.scales.groups(g.padded_depth) * kPanel; ++i) {
+    for (std::int64_t i = block.group * kPanel; i < (block.group + block.groups) * kPanel; ++i) {
       out |= static_cast<std::uint8_t>(scale[i] < kSmallestScale) | static_cast<std::uint8_t>(scale[i] > kLargestScale);
     }
   }
   return out == 0;
 }
 
-// For moderate rows and scales that are powers of two.
-template <int kRows, int kPanels>
-void stream_mxfp4(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums) {
-  const auto stream = has_moderate_scales(g, panels, kPanels) ? stream_floats<kRows, kPanels, E2m1, true>
-                                                              : stream_floats<kRows, kPanels, E2m1>;
-  stream(g, panels, scratch, sums);
+// load_group for Scaling::sums.
+template <class Code>
+inline void load_moderate_group(const GemmArgs& g, const std::byte* panel, std::int64_t group, GroupScales& to) {
+  const V16 unit = V16::set(Code::template Held<0>::kScale);
+  for (std::int64_t at = 0; at < kPanel; at += kLanes) {
+    const V16 by = V16::mul(load_scales(g.scales, panel, group, at), unit);
+    V16::store(to.by + at, by);
+    V16::store(to.second + at, V16::div(V16::set(1.0F), by));
+  }
+}
+
+// Asks for the scales of what is kCodesAhead away from a block of these panels, maybe in those after them, and says how far
+// from a word of the block that is.
+template <int kPanels, class Code>
+inline std::int64_t look_ahead(const GemmArgs& g, const std::byte* panels, const PanelBlock& block) {
+  constexpr std::int64_t kSteps = kCodesAhead * 8 / (kPanels * kPanel * Code::kBits);
+  const bool later = block.begin + kSteps >= g.padded_depth;
+  const std::int64_t panel = later ? kPanels * g.panel_bytes : 0;
+  const std::int64_t step = block.begin + kSteps - (later ? g.padded_depth : 0);
+  const std::int64_t group_bytes = kPanel * g.scales.size();
+  const std::byte* scales = panels + panel + g.scales.begin() + step / g.scales.group * group_bytes;
+  for (int i = 0; i < kPanels; ++i, scales += g.panel_bytes) {
+    for (std::int64_t at = 0; at < block.groups * group_bytes; at += 64) {
+      V::prefetch(scales + at);
+    }
+  }
+  return panel + (step - block.begin) * kPanel * Code::kBits / 8;
+}
+
+// sums [kPanels][kRows][kPanel] of all rows and kPanels panels. kScaleSums: where scales allow it; rows do.
+template <int kRows, int kPanels, class Code, bool kScaleSums = false>
+void stream_floats(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums) {
+  const std::byte* words = panels + g.scales.end(g.padded_depth);
+  GroupScales scales[kPanels * kBlockGroups];
+  PanelBlock block{0, 0, 0, 0, scales, 0};
+  bool scale_sums = kScaleSums;
+  while (block.end < g.padded_depth) {
+    block.begin = block.end;
+    block.end = block.begin + kDecodeDepth < g.padded_depth ? block.begin + kDecodeDepth : g.padded_depth;
+    block.group = block.begin / g.scales.group;
+    block.groups = (block.end - 1) / g.scales.group + 1 - block.group;
+    block.ahead = look_ahead<kPanels, Code>(g, panels, block);
+    scale_sums = scale_sums && has_moderate_scales(g, panels, kPanels, block);
+    bool twice = false;
+    for (int panel = 0; panel < kPanels; ++panel) {
+      const std::byte* from = panels + panel * g.panel_bytes;
+      for (std::int64_t group = 0; group < block.groups; ++group) {
+        GroupScales& own = scales[panel * kBlockGroups + group];
+        if (scale_sums) {
+          load_moderate_group<Code>(g, from, block.group + group, own);
+        } else {
+          load_group<Code>(g, from, block.group + group, own);
+          twice |= own.twice;
+        }
+      }
+    }
+    auto stream = twice ? stream_block<kRows, kPanels, Code, Scaling::twice>
+                        : stream_block<kRows, kPanels, Code, Scaling::weights>;
+    if constexpr (kScaleSums) {
+      stream = scale_sums ? stream_block<kRows, kPanels, Code, Scaling::sums> : stream;
+    }
+    stream(g, block, scratch.tiles, words, sums);
+  }
 }
 
 // sum[r] += row r · one word of every column.
@@ -218,31 +253,27 @@ inline void add_word(V::R (&sum)[kRows][kColumns], const float* rows, const Colu
   }
 }
 
-// Sums of integers leave room for a column's codes beside those of whole panels.
-template <int kRows, int kPanels, class Words>
-void stream_integers(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums) {
+// Sums of integers leave room for a column's codes beside those of a whole panel.
+template <int kRows, class Words>
+void stream_integers(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch, float* sums) {
   constexpr std::int64_t kSteps = Words::kSteps * V::kWordSteps;
-  constexpr int kColumns = kPanels * kPanelVectors;
-  const std::byte* words = panels + g.scales.end(g.padded_depth);
+  const std::byte* words = panel + g.scales.end(g.padded_depth);
   const std::int64_t groups = g.scales.groups(g.padded_depth);
   for (std::int64_t group = 0; group < groups; ++group) {
     const std::int64_t k = group * g.scales.group;
     const std::int64_t end = k + g.scales.group < g.padded_depth ? k + g.scales.group : g.padded_depth;
-    V::R sum[kRows][kColumns] = {};
+    V::R sum[kRows][kPanelVectors] = {};
     for (std::int64_t word = k / kSteps; word < end / kSteps; ++word) {
-      const Columns columns{words + word * kPanel * 4, g.panel_bytes, nullptr, 0};
-      for (int n = 0; n < kColumns; n += kLineVectors) {
-        V::prefetch(columns.vector(n) + kStreamAhead / kPanels);
+      const Columns columns{words + word * kPanel * 4, g.panel_bytes, nullptr, 0, kCodesAhead};
+      for (int n = 0; n < kPanelVectors; n += kLineVectors) {
+        V::prefetch(columns.vector(n) + columns.ahead);
       }
       const std::int64_t at = word * Words::kSteps;
       add_word<Words>(sum, scratch.tiles + at / kWordBlock * kRows * kWordBlock + at % kWordBlock, columns);
     }
-    alignas(64) float found[kPanels * kRows * kPanel];
-    store_sums(sum, found);
-    for (int panel = 0; panel < kPanels; ++panel) {
-      join_group(g, panels + panel * g.panel_bytes, group, groups, found + panel * kRows * kPanel, scratch.row_sums,
-                 sums + panel * kRows * kPanel, 0, kRows);
-    }
+    alignas(64) float scale[kPanel];
+    load_group_scales(g, panel, group, scale);
+    join_group(sum, join_of(g, scratch, group, scale, sums), 0);
   }
 }
 
@@ -265,13 +296,15 @@ constexpr Stream::Run run_of() {
   if constexpr (!has_scales(kFormat)) {
     return stream_turns<kRows, kPanels, kMath>;
   } else if constexpr (kFormat == Format::i8) {
-    return stream_integers<kRows, kPanels, V::Bytes>;
+    static_assert(kPanels == 1);
+    return stream_integers<kRows, V::Bytes>;
   } else if constexpr (kFormat == Format::i4) {
-    return stream_integers<kRows, kPanels, V::HalfBytes>;
+    static_assert(kPanels == 1);
+    return stream_integers<kRows, V::HalfBytes>;
   } else if constexpr (code_bits(kFormat) == 8) {
     return stream_floats<kRows, kPanels, E4m3>;
   } else if constexpr (kFormat == Format::mxfp4) {
-    return stream_mxfp4<kRows, kPanels>;
+    return stream_floats<kRows, kPanels, E2m1, true>;
   } else {
     return stream_floats<kRows, kPanels, E2m1>;
   }

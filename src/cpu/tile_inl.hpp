@@ -7,27 +7,32 @@ constexpr std::int64_t kBlock = 64 / sizeof(float);  // contraction steps per 64
 constexpr std::int64_t kWordBlock = kBlock / 2;      // operands of V::words per line of a row tile of integers
 constexpr int kPanelVectors = kPanel / V::kWidth;
 
-// Depth that is run over all row tiles before the next, so that its 128 KiB of a panel stay in half of the smallest L2
-// (512 KiB) with the next panel's share.
+// What is not decoded of a panel is run over all row tiles in blocks of 128 KiB, which stay in half of the smallest L2
+// (512 KiB) with as much of what follows and is asked for meanwhile.
 constexpr std::int64_t kPanelBlockBytes = 128 << 10;
 // Distance of prefetching when a panel is read once: what memory sends to one core, up to 20 GB/s, in the 100 ns that it
 // takes to answer.
 constexpr std::int64_t kStreamAhead = 2 << 10;
+// The same of codes, whose decoding leaves the processor less room to look ahead by itself: 25 GB/s in the 300 ns that a
+// busy memory takes. fp8 gets 0.87 of memory's speed; with 2 KiB, 0.71.
+constexpr std::int64_t kCodesAhead = 8 << 10;
 // Bytes of a turn where few rows read two panels of f32 or bf16: memory sends more to a core that reads several places at
 // once. It takes 0.93 of the time of one panel; with 4, or turns of 1 KiB, it is as with one.
 constexpr std::int64_t kTurnBytes = 512;
 
 constexpr bool paired_rows(Math math) { return math == Math::bf16 && V::kHasDot; }
 
-// Rows as a tile reads them: lines, one for each row of the tile, of `depth` contraction steps and `floats` 32-bit words.
+// Rows as a tile reads them: lines, one for each row of the tile, of `depth` contraction steps, 2^shift in 32 bits.
 struct Line {
   std::int64_t depth;
-  std::int64_t floats;
+  int shift;
+  constexpr std::int64_t floats(std::int64_t steps) const { return steps >> shift; }
 };
+static_assert(V::kWordSteps == 4 || V::kWordSteps == 2);
 constexpr Line line_of(Math math) {
-  return math == Math::integer ? Line{kWordBlock * V::kWordSteps, kWordBlock}
-         : paired_rows(math)   ? Line{2 * kBlock, kBlock}
-                               : Line{kBlock, kBlock};
+  return math == Math::integer ? Line{kWordBlock * V::kWordSteps, V::kWordSteps == 4 ? 2 : 1}
+         : paired_rows(math)   ? Line{2 * kBlock, 1}
+                               : Line{kBlock, 0};
 }
 // Bytes of a panel, as a tile reads it, beside such a line.
 constexpr std::int64_t line_bytes(Math math) {
@@ -38,7 +43,7 @@ constexpr std::int64_t line_bytes(Math math) {
 // Contraction steps of a turn.
 constexpr int turn_depth(Math math) { return static_cast<int>(kTurnBytes * line_of(math).depth / line_bytes(math)); }
 
-// Cache lines that a tile asks for while it computes, spread evenly over its steps.
+// Cache lines that a tile asks for while it computes, so many beside each line of its rows.
 struct Prefetch {
   const std::byte* from;
   std::int64_t lines;
@@ -173,23 +178,65 @@ inline void store_sums(const V::R (&sum)[kRows][kVectors], float* to) {
   }
 }
 
-// sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile, or over the one block of a turn; integers as
-// their bits.
+// What becomes of the finished sums of integers over a group: as f32, times the group's scale, they join the chains of
+// `sums`, which end times the rows' scales.
+struct Join {
+  const float* scale;   // [kPanel]
+  const float* excess;  // the first row's sum times the codes' offset, as bits; that of the next is `groups` further
+  std::int64_t groups;
+  const float* row_scale;  // null: this is not the last group
+  float* sums;             // [rows][kPanel]
+  bool starts;             // with this group
+
+  // The same from row `row` on.
+  Join from(std::int64_t row) const {
+    return {scale, excess + row * groups, groups, row_scale == nullptr ? nullptr : row_scale + row, sums + row * kPanel,
+            starts};
+  }
+};
+
+// Of columns from `first` on. Always inlined, and its loops unrolled, so that words never leave their registers.
+template <int kRows, int kVectors>
+__attribute__((always_inline)) inline void join_group(const V::R (&words)[kRows][kVectors], const Join join,
+                                                      std::int64_t first) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const V::R excess = V::broadcast(join.excess + r * join.groups);
+    float* to = join.sums + r * kPanel + first;
+#pragma GCC unroll 16
+    for (int n = 0; n < kVectors; ++n) {
+      const V::R before = join.starts ? V::zero() : V::load(to + n * V::kWidth);
+      const V::R sum = V::fma(V::difference(words[r][n], excess), V::load(join.scale + first + n * V::kWidth), before);
+      V::store(to + n * V::kWidth, join.row_scale == nullptr ? sum : V::mul(sum, V::broadcast(join.row_scale + r)));
+    }
+    V::hold_loads();
+  }
+}
+
+// sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile, or over the one block of a turn. Integers as
+// their bits; where a group of them ends, they are joined instead.
 template <int kRows, Math kMath, int kSteps = line_of(kMath).depth>
-void tile(const float* a, const std::byte* panel, float* sums, std::int64_t blocks, bool accumulate, Prefetch ahead) {
+void tile(const float* a, const std::byte* panel, float* sums, std::int64_t blocks, bool accumulate, Prefetch ahead,
+          const Join* join) {
   constexpr int kVectors = V::tile_vectors(kRows);
   constexpr int kPasses = kPanel / V::kWidth / kVectors;
-  const std::int64_t lines_per_step = (ahead.lines + kPasses * blocks - 1) / (kPasses * blocks);
+  const std::int64_t lines = (ahead.lines + kPasses - 1) / kPasses;
   for (int first = 0; first < kPanel / V::kWidth; first += kVectors) {
     V::R sum[kRows][kVectors];
     load_sums(sum, sums + first * V::kWidth, accumulate);
     const std::byte* b = panel + first * V::kWidth * 4;
     for (std::int64_t block = 0; block < blocks; ++block) {
-      for (std::int64_t line = 0; line < lines_per_step; ++line, ahead.from += 64) {
+      for (std::int64_t line = 0; line < lines; ++line, ahead.from += 64) {
         V::prefetch(ahead.from);
       }
-      tile_block<kRows, kVectors, kMath, kSteps>(sum, a + block * kRows * line_of(kMath).floats,
+      tile_block<kRows, kVectors, kMath, kSteps>(sum, a + block * kRows * line_of(kMath).floats(line_of(kMath).depth),
                                                  b + block * line_bytes(kMath));
+    }
+    if constexpr (kMath == Math::integer) {
+      if (join != nullptr) {
+        join_group(sum, *join, first * V::kWidth);
+        continue;
+      }
     }
     store_sums(sum, sums + first * V::kWidth);
   }
@@ -203,10 +250,11 @@ void tile_turns(const float* rows, const std::byte* panels, std::int64_t panel_b
   static_assert(kLine.depth % kSteps == 0 && kDepth % kSteps == 0);
   constexpr std::int64_t kAhead = kStreamAhead / kPanels;
   for (std::int64_t k = 0; k < depth; k += kSteps, panels += kTurnBytes) {
-    const float* at = rows + k / kLine.depth * kRows * kLine.floats + k % kLine.depth * kLine.floats / kLine.depth;
+    const float* at = rows + k / kLine.depth * kRows * kLine.floats(kLine.depth) + kLine.floats(k % kLine.depth);
     for (int p = 0; p < kPanels; ++p) {
       const std::byte* turn = panels + p * panel_bytes;
-      tile<kRows, kMath, kSteps>(at, turn, sums + p * kRows * kPanel, 1, k > 0, {turn + kAhead, kTurnBytes / 64});
+      tile<kRows, kMath, kSteps>(at, turn, sums + p * kRows * kPanel, 1, k > 0, {turn + kAhead, kTurnBytes / 64},
+                                 nullptr);
     }
   }
 }
@@ -226,7 +274,7 @@ inline auto with_rows(std::int64_t rows, const Make& make) {
   }
 }
 
-using Tile = void (*)(const float*, const std::byte*, float*, std::int64_t, bool, Prefetch);
+using Tile = void (*)(const float*, const std::byte*, float*, std::int64_t, bool, Prefetch, const Join*);
 
 template <Math kMath>
 inline Tile tile_of(std::int64_t rows) {
@@ -250,26 +298,28 @@ inline Tile tile_of(Math math, std::int64_t rows) {
 // The parts of GemmArgs::scratch.
 struct GemmScratch {
   float* tiles;
-  float* sums;             // [rows, kPanel]
-  float* block;            // [kDecodeDepth, kPanel] of a panel, decoded
-  float* words;            // [rows, kPanel], integer sums
-  float* row_scale;        // [rows], of rows as integers
-  std::int32_t* row_sums;  // [rows, groups], their sums times the codes' offset
+  float* sums;       // [rows, kPanel]
+  float* block;      // [kDecodeDepth, kPanel] of a panel, decoded
+  float* words;      // [rows, kPanel], sums of integers over a part of a group
+  float* row_scale;  // [rows], of rows as integers
+  float* row_sums;   // [rows, groups], their sums times the codes' offset, bits of integers
   explicit GemmScratch(const GemmArgs& g)
       : tiles(reinterpret_cast<float*>(g.scratch)),
         sums(tiles + g.row_count * g.padded_depth),
         block(sums + g.row_count * kPanel),
         words(block + kDecodeDepth * kPanel),
         row_scale(words + g.row_count * kPanel),
-        row_sums(reinterpret_cast<std::int32_t*>(row_scale + g.row_count)) {}
+        row_sums(row_scale + g.row_count) {}
 };
 
 // Rows are spread over the fewest tiles, as evenly as can be.
 struct RowTiles {
-  std::int64_t rows;
   std::int64_t tiles;
-  explicit RowTiles(std::int64_t rows_) : rows(rows_), tiles((rows_ + V::kTileRows - 1) / V::kTileRows) {}
-  std::int64_t begin(std::int64_t tile) const { return tile * rows / tiles; }
+  std::int64_t rows;    // of a tile
+  std::int64_t higher;  // tiles at the beginning that have one more
+  explicit RowTiles(std::int64_t all)
+      : tiles((all + V::kTileRows - 1) / V::kTileRows), rows(tiles > 0 ? all / tiles : 0), higher(all - tiles * rows) {}
+  std::int64_t begin(std::int64_t tile) const { return tile * rows + (tile < higher ? tile : higher); }
 };
 
 }  // namespace

@@ -71,8 +71,9 @@ struct V {
   };
   // Operands are pairs of 16 bits: the first and third of four steps, the second and fourth.
   static R words(R sum, R row, R codes) {
-    return _mm256_castsi256_ps(_mm256_add_epi32(
-        _mm256_castps_si256(sum), _mm256_madd_epi16(_mm256_castps_si256(row), _mm256_castps_si256(codes))));
+    // An intrinsic's sum would be another variable to g++, which copies it from register to register.
+    asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(_mm256_castps_si256(row), _mm256_castps_si256(codes))));
+    return sum;
   }
   struct Bytes {
     static constexpr int kSteps = 2;

@@ -11,15 +11,22 @@ struct V : Dot, WordDot {
   static constexpr int kTileRows = 13;
   static constexpr int tile_vectors(int) { return 2; }
   static constexpr int stream_vectors(int) { return 2; }
-  // Of f32 and bf16 few enough for two panels in turns; of codes a whole tile, as they are not decoded to memory then.
-  static constexpr int stream_rows(Format format) { return has_scales(format) ? kTileRows : 3; }
-  // mxfp4 comes from memory faster than chains of so few sums can add it; what is wider does not, and memory sends most to a
-  // core that reads one place.
+  // Of f32 and bf16 few enough for two panels in turns; of floats' codes a whole tile, as they are not decoded to memory
+  // then; of integers as many as leave registers for codes: with 12 rows they take longer than tiles.
+  static constexpr int stream_rows(Format format) {
+    return is_integer(format) ? 10 : has_scales(format) ? kTileRows : 3;
+  }
+  // Floats of 4 bits come from memory faster than the chains of so few sums can add them: panels are read side by side, most
+  // of mxfp4, which does not multiply weights by scales. What is wider does not, and memory sends most to a core that reads
+  // one place.
   static constexpr int stream_panels(Format format, int rows) {
     if (!has_scales(format)) {
       return 2;
     }
-    return format != Format::mxfp4 || rows > 3 ? 1 : rows == 3 ? 2 : 4;
+    if (is_integer(format) || code_bits(format) > 4 || rows > 6) {
+      return 1;
+    }
+    return format == Format::mxfp4 && rows <= 2 ? 4 : 2;
   }
 
   static R zero() { return _mm512_setzero_ps(); }

@@ -7,8 +7,7 @@ namespace {
 struct WordDot {
   static constexpr int kWordSteps = 2;
   static __m512 words(__m512 sum, __m512 row, __m512 codes) {
-    return _mm512_castsi512_ps(_mm512_add_epi32(
-        _mm512_castps_si512(sum), _mm512_madd_epi16(_mm512_castps_si512(row), _mm512_castps_si512(codes))));
+    return add_words(sum, _mm512_madd_epi16(_mm512_castps_si512(row), _mm512_castps_si512(codes)));
   }
   struct Bytes {
     static constexpr int kSteps = 2;

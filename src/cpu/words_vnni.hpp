@@ -5,10 +5,7 @@ namespace {
 
 struct WordDot {
   static constexpr int kWordSteps = 4;
-  static __m512 words(__m512 sum, __m512 row, __m512 codes) {
-    return _mm512_castsi512_ps(
-        _mm512_dpbusd_epi32(_mm512_castps_si512(sum), _mm512_castps_si512(codes), _mm512_castps_si512(row)));
-  }
+  static __m512 words(__m512 sum, __m512 row, __m512 codes) { return add_products(sum, codes, row); }
   struct Bytes {
     static constexpr int kSteps = 1;
     __m512i all;

@@ -14,8 +14,8 @@ constexpr std::int64_t kPiecesPerThread = 32;
 // per byte).
 constexpr std::int64_t kPanelCost = 8;
 
-// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (2 KiB ahead),
-// many times.
+// Bytes of weights below which a piece is not cut: its stream is as long as it takes to get up to speed (2 to 8 KiB
+// ahead), many times.
 constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
 
 // However small the caches are: two tiles of 13 rows, so that a panel is read from memory for more than one.
