@@ -56,8 +56,8 @@ std::string name_of(const Stored& stored) {
 
 class Weight {
  public:
-  // With `every_code`, NaN among them where there are any.
-  Weight(const Stored& stored, bool every_code) : stored_(stored) {
+  // With `every_code`, NaN among them where there are any; the factor is nvfp4's.
+  Weight(const Stored& stored, bool every_code, float factor = 0.37F) : stored_(stored) {
     const bool halves = code_bits(stored.format) == 4;
     codes_.resize(kWidth * kDepth / (halves ? 2 : 1));
     for (std::size_t i = 0; i < codes_.size(); ++i) {
@@ -71,7 +71,7 @@ class Weight {
     view_.in_run = stored.run;
     view_.codes = stored.codes;
     view_.scales = {scales_.data(), stored.scale_type, columns(), 1, stored.out_block, stored.group};
-    view_.scales.factor = stored.format == Format::nvfp4 ? 0.125F : 1.0F;  // see OfFloatsGiveTheBitsOfTheirValues
+    view_.scales.factor = stored.format == Format::nvfp4 ? factor : 1.0F;
   }
 
   const WeightView& view() const { return view_; }
@@ -186,7 +186,7 @@ TEST(KeptCodes, OfFloatsGiveTheBitsOfTheirValues) {
   for (const Stored& stored : kStored) {
     if (is_integer(stored.format)) continue;
     for (const bool every_code : {false, true}) {
-      const Weight weight(stored, every_code);
+      const Weight weight(stored, every_code, 0.125F);
       std::vector<float> values(kWidth * kDepth);
       for (std::int64_t f = 0; f < kWidth; ++f) {
         read_row(weight.view(), f, 0, kDepth, values.data() + f * kDepth);
