@@ -1,4 +1,4 @@
-// Prints what each format adds to the error of a layer, as the table of docs/formats.md.
+// Prints what each format adds to the error of a layer, as the tables of docs/formats.md.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -65,21 +65,22 @@ class Expert {
         down_(normal_values(hidden_ * ffn_, 1 / std::sqrt(static_cast<double>(ffn_)), 3)),
         x_(normal_values(kTokens * hidden_, 1, 4)) {}
 
-  std::vector<float> run(Format format) {
-    return run(format, {{gate_.data(), DType::f32, hidden_, 1},
-                        {up_.data(), DType::f32, hidden_, 1},
-                        {down_.data(), DType::f32, ffn_, 1}});
+  std::vector<float> run(Format format, DType activations) {
+    return run(format, activations,
+               {{gate_.data(), DType::f32, hidden_, 1},
+                {up_.data(), DType::f32, hidden_, 1},
+                {down_.data(), DType::f32, ffn_, 1}});
   }
 
   std::vector<float> run_groups_of_32() {
     const GroupsOf32 gate(gate_, hidden_);
     const GroupsOf32 up(up_, hidden_);
     const GroupsOf32 down(down_, ffn_);
-    return run(Format::i4, {gate.view(), up.view(), down.view()});
+    return run(Format::i4, DType::f32, {gate.view(), up.view(), down.view()});
   }
 
  private:
-  std::vector<float> run(Format format, const ExpertTensors& tensors) {
+  std::vector<float> run(Format format, DType activations, const ExpertTensors& tensors) {
     LayerWeights weights;
     weights.experts = 1;
     weights.hidden = hidden_;
@@ -87,6 +88,7 @@ class Expert {
     weights.expert = [&](std::int32_t) { return tensors; };
     LayerOptions options;
     options.format = format;
+    options.activations = activations;
     const Layer layer(weights, {}, options);
     std::vector<std::int32_t> expert(kTokens, 0);
     std::vector<float> weight(kTokens, 1.0F);
@@ -117,24 +119,35 @@ double error(const std::vector<float>& found, const std::vector<float>& expected
   return std::sqrt(difference / size);
 }
 
-void print_table() {
-  std::printf("| H, F |");
-  for (std::int32_t i = 1; i < kFormats; ++i) std::printf(" %s |", format_name(static_cast<Format>(i)));
-  std::printf(" int4, groups of 32 |\n| --- |");
-  for (std::int32_t i = 0; i < kFormats; ++i) std::printf(" --- |");
-  std::printf("\n");
+void print_table(DType activations) {
+  std::vector<Format> formats;
+  for (std::int32_t i = 1; i < kFormats; ++i) {
+    const auto format = static_cast<Format>(i);
+    if (activations == DType::f32 || takes_bf16_activations(format)) formats.push_back(format);
+  }
+  const bool groups_of_32 = activations == DType::f32;
+  std::printf("%s activations\n\n| H, F |", dtype_name(activations));
+  for (const Format format : formats) std::printf(" %s |", format_name(format));
+  std::printf("%s\n| --- |", groups_of_32 ? " int4, groups of 32 |" : "");
+  for (std::size_t i = 0; i < formats.size(); ++i) std::printf(" --- |");
+  std::printf("%s\n", groups_of_32 ? " --- |" : "");
   for (const LayerCase& shape : kBenchCases) {
     Expert expert(shape);
-    const std::vector<float> expected = expert.run(Format::f32);
+    const std::vector<float> expected = expert.run(Format::f32, DType::f32);
     std::printf("| %lld, %lld |", static_cast<long long>(shape.hidden), static_cast<long long>(shape.ffn));
-    for (std::int32_t i = 1; i < kFormats; ++i) {
-      std::printf(" %.2f %% |", 100 * error(expert.run(static_cast<Format>(i)), expected));
+    for (const Format format : formats) {
+      std::printf(" %.2f %% |", 100 * error(expert.run(format, activations), expected));
     }
-    std::printf(" %.2f %% |\n", 100 * error(expert.run_groups_of_32(), expected));
+    if (groups_of_32) std::printf(" %.2f %% |", 100 * error(expert.run_groups_of_32(), expected));
+    std::printf("\n");
   }
+  std::printf("\n");
 }
 
 }  // namespace
 }  // namespace switchyard
 
-int main() { switchyard::print_table(); }
+int main() {
+  switchyard::print_table(switchyard::DType::f32);
+  switchyard::print_table(switchyard::DType::bf16);
+}

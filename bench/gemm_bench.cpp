@@ -19,14 +19,14 @@ struct Type {
   const char* name;
   Format format;
   DType rows;
-  Math math;
 };
-constexpr Type kTypes[] = {
-    {"f32", Format::f32, DType::f32, Math::f32},         {"bf16_weights", Format::bf16, DType::f32, Math::widened},
-    {"bf16", Format::bf16, DType::bf16, Math::bf16},     {"int8", Format::i8, DType::f32, Math::integer},
-    {"int4", Format::i4, DType::f32, Math::integer},     {"fp8", Format::f8_e4m3, DType::f32, Math::decoded},
-    {"mxfp8", Format::mxfp8, DType::f32, Math::decoded}, {"mxfp4", Format::mxfp4, DType::f32, Math::decoded},
-    {"nvfp4", Format::nvfp4, DType::f32, Math::decoded}};
+constexpr Type kTypes[] = {{"f32", Format::f32, DType::f32},           {"bf16_weights", Format::bf16, DType::f32},
+                           {"bf16", Format::bf16, DType::bf16},        {"int8", Format::i8, DType::f32},
+                           {"int4", Format::i4, DType::f32},           {"fp8", Format::f8_e4m3, DType::f32},
+                           {"mxfp8", Format::mxfp8, DType::f32},       {"mxfp4", Format::mxfp4, DType::f32},
+                           {"nvfp4", Format::nvfp4, DType::f32},       {"fp8_bf16", Format::f8_e4m3, DType::bf16},
+                           {"mxfp8_bf16", Format::mxfp8, DType::bf16}, {"mxfp4_bf16", Format::mxfp4, DType::bf16},
+                           {"nvfp4_bf16", Format::nvfp4, DType::bf16}};
 
 void gemm(benchmark::State& state, const LayerCase& shape, const Type& type, std::int64_t rows) {
   const auto elements = static_cast<std::size_t>(shape.hidden * shape.ffn);
@@ -35,10 +35,11 @@ void gemm(benchmark::State& state, const LayerCase& shape, const Type& type, std
       cli::random_values(static_cast<std::size_t>(rows * shape.hidden), type.rows, 1, 2, Threads());
   PackedMatrices packed(1, shape.ffn, shape.hidden, false, type.format);
   packed.pack(0, {weight.data(), DType::f32, shape.hidden, 1}, {}, Threads());
-  const Workspace scratch(scratch_bytes(packed, rows));
+  const Math math = math_of(type.format, type.rows);
+  const Workspace scratch(scratch_bytes(math, packed, rows));
   std::vector<float> out(static_cast<std::size_t>(rows * packed.out_width()));
   GemmArgs args{};
-  args.math = type.math;
+  args.math = math;
   args.format = type.format;
   args.scales = packed.scales();
   args.rows = x.data();

@@ -67,6 +67,7 @@ std::string json_text(const BenchResult& result) {
     json["rows"].push_back({{"config", row.config},
                             {"tokens", row.tokens},
                             {"weights", format_name(row.weights)},
+                            {"activations", dtype_name(row.activations)},
                             {"isa", isa_name(row.isa)},
                             {"threads", row.threads},
                             {"path", path_name(row.path)},

@@ -88,12 +88,12 @@ struct Series {
     return 2 * static_cast<double>(tokens) * hidden * per_token;
   }
 
+  DType activations() const { return takes_bf16_activations(format) ? dtype : DType::f32; }
+
   // Of the unit that the format could use: integers without a unit for them count as f32.
   double peak(const Roofline& machine) const {
     const bool integer = format == Format::i8 || format == Format::i4;
-    const double unit = integer                                          ? machine.vnni_gops
-                        : format == Format::bf16 && dtype == DType::bf16 ? machine.bf16_gflops
-                                                                         : 0;
+    const double unit = integer ? machine.vnni_gops : activations() == DType::bf16 ? machine.bf16_gflops : 0;
     return (unit > 0 ? unit : machine.fma_gflops) * 1e9;
   }
 };
@@ -174,6 +174,7 @@ BenchRow make_row(const Series& series, const Roofline& probe) {
   row.config = series.config.name;
   row.tokens = series.tokens;
   row.weights = series.format;
+  row.activations = series.activations();
   row.isa = probe.isa;
   row.threads = probe.threads;
   row.path = series.path;
@@ -192,7 +193,7 @@ BenchResult bench_layers(const BenchRequest& request) {
   std::vector<Series> all;
   for (const BenchConfig& config : request.configs) {
     for (const Format format : request.formats) {
-      const DType dtype = request.dtype.value_or(format == Format::bf16 ? DType::bf16 : DType::f32);
+      const DType dtype = request.dtype.value_or(takes_bf16_activations(format) ? DType::bf16 : DType::f32);
       Bench bench(config, format, dtype, request.tokens, threads);
       std::vector<Series> measured = bench.measure(request.seconds, rates);
       std::move(measured.begin(), measured.end(), std::back_inserter(all));
@@ -204,13 +205,15 @@ BenchResult bench_layers(const BenchRequest& request) {
 }
 
 std::vector<std::string> bench_columns() {
-  return {"config", "tokens", "weights", "isa", "threads", "path", "ms", "GFLOP/s", "GB/s", "of roofline"};
+  return {"config", "tokens", "weights", "activations", "isa",        "threads",
+          "path",   "ms",     "GFLOP/s", "GB/s",        "of roofline"};
 }
 
 std::vector<std::string> bench_cells(const BenchRow& row) {
   return {row.config,
           fmt::format("{}", row.tokens),
           format_name(row.weights),
+          dtype_name(row.activations),
           isa_name(row.isa),
           fmt::format("{}", row.threads),
           path_name(row.path),

@@ -37,6 +37,7 @@ struct BenchRow {
   std::string config;
   std::int64_t tokens = 0;
   Format weights = Format::f32;
+  DType activations = DType::f32;
   Isa isa = Isa::plain;
   int threads = 1;
   Path path = Path::grouped;

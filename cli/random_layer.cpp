@@ -97,7 +97,7 @@ Layer RandomLayers::make() const {
   router.normalize = Normalize::sum;
   LayerOptions options;
   options.format = format_;
-  options.activations = format_ == Format::bf16 ? dtype_ : DType::f32;
+  options.activations = takes_bf16_activations(format_) ? dtype_ : DType::f32;
   options.threads = threads_;
   return Layer(weights, router, options);
 }

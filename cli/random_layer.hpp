@@ -24,7 +24,7 @@ struct RandomShape {
 // making a layer costs little more than packing it.
 class RandomLayers {
  public:
-  // dtype: of the weights before they are packed, f32 or bf16; bf16 activations if both are bf16.
+  // dtype: of the weights before they are packed, f32 or bf16; of the activations, too, if the format takes it.
   RandomLayers(const RandomShape& shape, Format format, DType dtype, const Threads& threads);
   Layer make() const;
 

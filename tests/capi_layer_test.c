@@ -393,8 +393,9 @@ static void check_create_errors(small_layer* from) {
               "route: found topk 6 for 5 experts, expected 1..5");
   router.topk = kTopk;
   options.activations = SWITCHYARD_DTYPE_BF16;
-  CHECK_ERROR(switchyard_layer_create(&weights, &router, &options, &layer), SWITCHYARD_INVALID_ARGUMENT,
-              "layer: found activations bf16 with weights f32, expected f32, or bf16 with bf16");
+  CHECK_ERROR(
+      switchyard_layer_create(&weights, &router, &options, &layer), SWITCHYARD_INVALID_ARGUMENT,
+      "layer: found activations bf16 with weights f32, expected f32, or bf16 with bf16, fp8, mxfp8, mxfp4 or nvfp4");
   options.activations = SWITCHYARD_DTYPE_F32;
   options.device = 2;
   CHECK_ERROR(switchyard_layer_create(&weights, &router, &options, &layer), SWITCHYARD_INVALID_ARGUMENT,

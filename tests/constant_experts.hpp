@@ -15,7 +15,8 @@ using namespace switchyard;
 // Expert e gives the constant e + 1 in every feature, whatever it reads: a row that is dropped, doubled or weighted by
 // another slot's weight changes the sum, which is exact.
 inline Layer constant_layer(std::int32_t experts, std::int64_t hidden, std::int64_t ffn, int threads,
-                            Format format = Format::f32, std::int32_t identity_experts = 0) {
+                            Format format = Format::f32, DType activations = DType::f32,
+                            std::int32_t identity_experts = 0) {
   const std::vector<float> zeros(static_cast<std::size_t>(hidden * ffn));
   std::vector<float> constant(static_cast<std::size_t>(hidden));
   LayerWeights weights;
@@ -32,6 +33,7 @@ inline Layer constant_layer(std::int32_t experts, std::int64_t hidden, std::int6
   };
   LayerOptions options;
   options.format = format;
+  options.activations = activations;
   options.threads = Threads::pool(threads);
   return Layer(weights, {}, options);
 }

@@ -54,10 +54,14 @@ TEST_P(Emulated, GemmGivesTheBitsOfPlain) {
 TEST_P(Emulated, EveryFormatGivesTheBitsOfPlain) {
   const auto same = [&](const kernel_runs::GemmExtras& extras, const std::vector<float>& x,
                         const std::vector<float>& weight, std::int64_t depth, const ExpertFunction* function) {
-    const Math math = math_of(extras.format);
-    EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, depth, function, extras),
-              kernel_runs::gemm(kKernelsPlain, math, x, weight, depth, function, extras))
-        << format_name(extras.format) << " depth " << depth << " rows " << x.size() / static_cast<std::size_t>(depth);
+    for (const DType activations : {DType::f32, DType::bf16}) {
+      const Math math = math_of(extras.format, activations);
+      EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, depth, function, extras),
+                kernel_runs::gemm(kKernelsPlain, math, x, weight, depth, function, extras))
+          << format_name(extras.format) << " activations " << dtype_name(activations) << " depth " << depth << " rows "
+          << x.size() / static_cast<std::size_t>(depth);
+      if (is_integer(extras.format)) break;
+    }
   };
   const ExpertFunction silu;
   for (const Format format : kernel_runs::kScaledFormats) {

@@ -254,17 +254,20 @@ TEST(Formats, FewRowsHaveTheBitsOfManyWhateverTheNumberOfPanels) {
   constexpr std::int64_t kDepth = 288;
   constexpr std::int64_t kMany = 100;
   const auto x = normal_values(kMany * kDepth, 11);
+  const auto check = [&](Math math, Format format, std::int64_t panels) {
+    const auto weight = normal_values(static_cast<std::size_t>(panels * kPanel * kDepth), 12);
+    const auto many = kernel_runs::gemm(current_kernels(), math, x, weight, kDepth, nullptr, {.format = format});
+    for (const std::int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 26, 27}) {
+      const std::vector<float> few(x.begin(), x.begin() + rows * kDepth);
+      const auto found = kernel_runs::gemm(current_kernels(), math, few, weight, kDepth, nullptr, {.format = format});
+      ASSERT_TRUE(std::equal(found.begin(), found.end(), many.begin()))
+          << format_name(format) << " math " << static_cast<int>(math) << " panels " << panels << " rows " << rows;
+    }
+  };
   for (const Format format : kScaledFormats) {
-    const Math math = math_of(format);
     for (std::int64_t panels = 1; panels <= 9; ++panels) {
-      const auto weight = normal_values(static_cast<std::size_t>(panels * kPanel * kDepth), 12);
-      const auto many = kernel_runs::gemm(current_kernels(), math, x, weight, kDepth, nullptr, {.format = format});
-      for (std::int64_t rows = 1; rows <= 14; ++rows) {
-        const std::vector<float> few(x.begin(), x.begin() + rows * kDepth);
-        const auto found = kernel_runs::gemm(current_kernels(), math, few, weight, kDepth, nullptr, {.format = format});
-        ASSERT_TRUE(std::equal(found.begin(), found.end(), many.begin()))
-            << format_name(format) << " panels " << panels << " rows " << rows;
-      }
+      check(math_of(format), format, panels);
+      if (!is_integer(format)) check(Math::scaled, format, panels);
     }
   }
 }
@@ -374,11 +377,13 @@ TEST(Formats, WeightsThatAreNotFiniteMakeTheirGroupNan) {
       auto weight = normal_values(70 * kDepth, 11);
       weight[40 * kDepth + 190] = bad;
       const auto x = normal_values(kDepth, 12);
-      const auto found =
-          kernel_runs::gemm(current_kernels(), math_of(format), x, weight, kDepth, nullptr, {.format = format});
-      for (std::size_t f = 0; f < 70; ++f) {
-        const bool nan = found[f] == 0x7fc00000U;
-        EXPECT_EQ(nan, format == Format::f8_e4m3 || f == 40) << format_name(format) << " " << f;
+      for (const DType activations : {DType::f32, DType::bf16}) {
+        const Math math = math_of(format, activations);
+        const auto found = kernel_runs::gemm(current_kernels(), math, x, weight, kDepth, nullptr, {.format = format});
+        for (std::size_t f = 0; f < 70; ++f) {
+          const bool nan = found[f] == 0x7fc00000U;
+          EXPECT_EQ(nan, format == Format::f8_e4m3 || f == 40) << format_name(format) << " " << f;
+        }
       }
     }
   }

@@ -41,10 +41,11 @@ std::vector<float> run(const Problem& problem, std::int64_t tile_bytes, int thre
   const std::vector<float> x = random_floats(rows * problem.depth, 99);
   std::vector<float> out(static_cast<std::size_t>(rows * weights.out_width()), -1);
   Carver counting;
-  carve_grouped(counting, rows, count, scratch_bytes(weights, rows), threads);
+  carve_grouped(counting, rows, count, scratch_bytes(math_of(weights.format()), weights, rows), threads);
   const Workspace workspace(counting.bytes());
   Carver carver(workspace.data());
-  GroupedMemory memory = carve_grouped(carver, rows, count, scratch_bytes(weights, rows), threads);
+  GroupedMemory memory =
+      carve_grouped(carver, rows, count, scratch_bytes(math_of(weights.format()), weights, rows), threads);
   if (tile_bytes >= 0) memory.tile_bytes = tile_bytes;
   GroupedGemm gemm;
   gemm.weights = &weights;

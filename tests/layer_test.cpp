@@ -44,13 +44,15 @@ void expect_routing(const Routing& found, const reference::Routing& expected) {
 }
 
 // By the rows that were seen to be streamed; where none can be seen, by what the kernels say.
-Path path_of(const Routing& routing, const Weights& weights, Format format) {
+Path path_of(const Routing& routing, const Weights& weights, const Arithmetic& arithmetic) {
   std::vector<std::int64_t> rows(static_cast<std::size_t>(weights.shape.experts));
   for (std::int64_t i = 0; i < routing.tokens * routing.topk; ++i) {
     if (routing.expert[i] >= 0) ++rows[static_cast<std::size_t>(routing.expert[i])];
   }
   if (weights.kind != Shared::none) rows.push_back(routing.tokens);
-  const std::int64_t most = switchyard::testing::streamed_rows(format).value_or(current_kernels().stream_rows(format));
+  const Math math = math_of(arithmetic.format, arithmetic.activations);
+  const std::int64_t most = switchyard::testing::streamed_rows(math, arithmetic.format)
+                                .value_or(current_kernels().stream_rows(math, arithmetic.format));
   return *std::max_element(rows.begin(), rows.end()) <= most ? Path::small_batch : Path::grouped;
 }
 
@@ -64,7 +66,7 @@ void check_against_reference(const Weights& weights, const Arithmetic& arithmeti
   Workspace workspace(layer.workspace_bytes(count));
   std::memset(workspace.data(), 0xff, workspace.bytes());
   const ForwardResult result = layer.forward(rows.view(), y.view(), workspace);
-  EXPECT_EQ(result.path, path_of(result.routing, weights, arithmetic.format));
+  EXPECT_EQ(result.path, path_of(result.routing, weights, arithmetic));
   ASSERT_EQ(result.routing.tokens, count);
   expect_routing(result.routing, reference::route(weights.logits(x), router));
   const reference::Table expected = weights.expected(x, taken(result.routing), arithmetic.activations);

@@ -26,11 +26,17 @@ struct Arithmetic {
 };
 
 inline constexpr Arithmetic kArithmetics[] = {
-    {"f32", Format::f32, DType::f32, kF32Tolerance},      {"bf16_weights", Format::bf16, DType::f32, kF32Tolerance},
-    {"bf16", Format::bf16, DType::bf16, kBf16Tolerance},  {"int8", Format::i8, DType::f32, kI8Tolerance},
-    {"int4", Format::i4, DType::f32, kI4Tolerance},       {"fp8", Format::f8_e4m3, DType::f32, kE4m3Tolerance},
-    {"mxfp4", Format::mxfp4, DType::f32, kE2m1Tolerance}, {"mxfp8", Format::mxfp8, DType::f32, kE4m3Tolerance},
+    {"f32", Format::f32, DType::f32, kF32Tolerance},
+    {"bf16_weights", Format::bf16, DType::f32, kF32Tolerance},
+    {"bf16", Format::bf16, DType::bf16, kBf16Tolerance},
+    {"int8", Format::i8, DType::f32, kI8Tolerance},
+    {"int4", Format::i4, DType::f32, kI4Tolerance},
+    {"fp8", Format::f8_e4m3, DType::f32, kE4m3Tolerance},
+    {"mxfp4", Format::mxfp4, DType::f32, kE2m1Tolerance},
+    {"mxfp8", Format::mxfp8, DType::f32, kE4m3Tolerance},
     {"nvfp4", Format::nvfp4, DType::f32, kE2m1Tolerance},
+    {"fp8_bf16", Format::f8_e4m3, DType::bf16, kE4m3Tolerance},
+    {"nvfp4_bf16", Format::nvfp4, DType::bf16, kE2m1Tolerance},
 };
 
 enum class Shared { none, plain, gated };

@@ -99,6 +99,26 @@ TEST_P(NativeFloats, GiveTheBitsOfF32) {
   }
 }
 
+// What bf16 activations compute is tested in scaled_sums_test.cpp.
+TEST_P(NativeFloats, TakeBf16Activations) {
+  Checkpoint checkpoint = golden(GetParam().folder);
+  if (GetParam().shared_is_another) silence_shared_expert(checkpoint);
+  const Model model = checkpoint.open();
+  const std::int32_t first = model.info().moe_layers[0];
+  const Layer native = model.layer(first, {.format = GetParam().format, .activations = DType::bf16});
+  const Layer exact = model.layer(first);
+  for (const std::int64_t tokens : kBatches) {
+    Batch batch(tokens, native);
+    const std::vector<float> expected = batch.run(exact);
+    const std::vector<float> found = batch.run(native);
+    float largest = 0;
+    for (const float y : expected) largest = std::max(largest, std::fabs(y));
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      ASSERT_NEAR(found[i], expected[i], largest * kBf16Tolerance) << "element " << i << " of " << tokens << " tokens";
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Folders, NativeFloats,
     ::testing::Values(Floats{"deepseek_v3_fp8", Format::f8_e4m3}, Floats{"qwen3_moe_fp8", Format::f8_e4m3, false, 1},

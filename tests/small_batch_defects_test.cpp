@@ -24,18 +24,23 @@ using switchyard::testing::Guarded;
 TEST(SmallBatchDefects, ThePathFollowsFromTheMostRowsOfAnExpert) {
   struct Limit {
     Format format;
+    DType activations;
     std::int64_t rows;
     std::int64_t with_avx512;
   };
-  constexpr Limit kLimits[] = {{Format::f32, 3, 3},    {Format::bf16, 3, 3},     {Format::i8, 3, 10},
-                               {Format::i4, 3, 10},    {Format::f8_e4m3, 6, 13}, {Format::mxfp8, 6, 13},
-                               {Format::mxfp4, 6, 13}, {Format::nvfp4, 6, 13}};
+  constexpr Limit kLimits[] = {
+      {Format::f32, DType::f32, 3, 3},     {Format::bf16, DType::f32, 3, 3},      {Format::bf16, DType::bf16, 3, 3},
+      {Format::i8, DType::f32, 8, 13},     {Format::i4, DType::f32, 8, 26},       {Format::f8_e4m3, DType::f32, 6, 13},
+      {Format::mxfp8, DType::f32, 6, 13},  {Format::mxfp4, DType::f32, 6, 13},    {Format::nvfp4, DType::f32, 6, 13},
+      {Format::mxfp8, DType::bf16, 8, 26}, {Format::f8_e4m3, DType::bf16, 8, 26}, {Format::mxfp4, DType::bf16, 8, 26},
+      {Format::nvfp4, DType::bf16, 8, 26}};
   std::mt19937 random(6);
   for (const Limit& limit : kLimits) {
     const std::int64_t most = current_isa() >= Isa::avx512 ? limit.with_avx512 : limit.rows;
-    EXPECT_EQ(switchyard::testing::streamed_rows(limit.format).value_or(most), most);
-    const Layer layer = constant_layer(4, 40, 9, 2, limit.format);
-    for (std::int64_t rows = 0; rows <= 14; ++rows) {
+    const Math math = math_of(limit.format, limit.activations);
+    EXPECT_EQ(switchyard::testing::streamed_rows(math, limit.format).value_or(most), most);
+    const Layer layer = constant_layer(4, 40, 9, 2, limit.format, limit.activations);
+    for (std::int64_t rows = 0; rows <= 27; ++rows) {
       // Expert 3 has so many rows, expert 0 one of each token's other slots, if there is a token.
       Given given{rows, 2, {}, {}};
       for (std::int64_t t = 0; t < rows; ++t) {
@@ -58,15 +63,16 @@ TEST(SmallBatchDefects, ThePathFollowsFromTheTokensToo) {
   const LayerCase shape = kTestCases[1];
   std::mt19937 random(34);
   for (const Arithmetic& arithmetic : kArithmetics) {
-    const std::int64_t most = switchyard::testing::streamed_rows(arithmetic.format)
-                                  .value_or(current_kernels().stream_rows(arithmetic.format));
+    const Math math = math_of(arithmetic.format, arithmetic.activations);
+    const std::int64_t most = switchyard::testing::streamed_rows(math, arithmetic.format)
+                                  .value_or(current_kernels().stream_rows(math, arithmetic.format));
     for (const Shared kind : {Shared::none, Shared::gated}) {
       for (const std::int64_t latent : {0, 24}) {
         const Layer layer = Weights(shape, kind, 35, {.latent = latent})
                                 .layer({}, {arithmetic.format, arithmetic.activations, Device::cpu, Threads::pool(2)});
-        for (std::int64_t tokens = 1; tokens <= 14; ++tokens) {
+        for (const std::int64_t tokens : {std::int64_t{1}, most - 1, most, most + 1}) {
           Given given{tokens, 1, {}, std::vector<float>(static_cast<std::size_t>(tokens), 0.5F)};
-          for (std::int32_t t = 0; t < tokens; ++t) given.expert.push_back(t % shape.experts);  // at most 2 each
+          for (std::int32_t t = 0; t < tokens; ++t) given.expert.push_back(t % shape.experts);  // few each
           const Rows x(DType::f32, random_table(tokens, shape.hidden, 1.0, random));
           Rows y(DType::f32, tokens, shape.hidden);
           const Path path =

@@ -90,10 +90,11 @@ void run_exact(const std::vector<std::int64_t>& rows_of, std::int64_t depth, int
   }
   const std::int64_t rows = offset.back();
   Carver counting;
-  carve_grouped(counting, rows, count, scratch_bytes(weights, rows), threads);
+  carve_grouped(counting, rows, count, scratch_bytes(math_of(weights.format()), weights, rows), threads);
   const Workspace workspace(counting.bytes());
   Carver carver(workspace.data());
-  GroupedMemory memory = carve_grouped(carver, rows, count, scratch_bytes(weights, rows), threads);
+  GroupedMemory memory =
+      carve_grouped(carver, rows, count, scratch_bytes(math_of(weights.format()), weights, rows), threads);
   const std::ptrdiff_t piece_bytes = memory.scratch - reinterpret_cast<std::byte*>(memory.pieces);
   const Guarded pieces(static_cast<std::size_t>(piece_bytes), true);
   const Guarded scratch(memory.scratch_bytes * static_cast<std::size_t>(threads), true);
@@ -162,7 +163,7 @@ TEST(SmallBatchMemory, RowsBeyondTwoToTheThirtyOneElementsAreReadAndWritten) {
   ASSERT_EQ(mprotect(static_cast<std::byte*>(x) + kBytes - kPart, kPart, PROT_READ | PROT_WRITE), 0);
   auto* last = static_cast<std::uint16_t*>(x) + (kMany - kPeriod) * kWide;
   for (std::int64_t i = 0; i < kPeriod * kWide; ++i) last[i] = static_cast<std::uint16_t>(0x3f80 + i % 97);
-  const Layer layer = constant_layer(2, kWide, 1, 1, Format::f32, 1);
+  const Layer layer = constant_layer(2, kWide, 1, 1, Format::f32, DType::f32, 1);
   Given given{kMany, 1, std::vector<std::int32_t>(kMany, -1), std::vector<float>(kMany, 0.5F)};
   for (std::int64_t t = kMany - kPeriod; t < kMany; ++t) {
     given.expert[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t % 3);

@@ -13,16 +13,16 @@ namespace switchyard::testing {
 
 // Runs `rows` rows of ones. Rows that go by tiles leave their sums behind the tiles or, with scales, a decoded block of
 // weights behind the sums; streamed ones neither.
-inline bool leaves_no_tiles(Format format, std::int64_t rows) {
+inline bool leaves_no_tiles(Math math, Format format, std::int64_t rows) {
   constexpr std::int64_t kDeep = 128;
   const std::vector<float> ones(static_cast<std::size_t>(std::max(rows, kPanel) * kDeep), 1.0F);
   PackedMatrices packed(1, kPanel, kDeep, false, format);
   packed.pack(0, {ones.data(), DType::f32, kDeep, 1}, {}, Threads::pool(1));
-  const Workspace scratch(gemm_scratch_bytes(math_of(format), rows, packed.padded_depth()));
+  const Workspace scratch(gemm_scratch_bytes(math, rows, packed.padded_depth()));
   std::fill_n(static_cast<std::byte*>(scratch.data()), scratch.bytes(), std::byte{0xa5});
   std::vector<float> out(static_cast<std::size_t>(rows * packed.out_width()));
   GemmArgs args{};
-  args.math = math_of(format);
+  args.math = math;
   args.format = format;
   args.scales = packed.scales();
   args.rows = ones.data();
@@ -46,12 +46,12 @@ inline bool leaves_no_tiles(Format format, std::int64_t rows) {
   return std::all_of(bytes + begin * 4, bytes + end * 4, [](std::byte b) { return b == std::byte{0xa5}; });
 }
 
-// The most rows that are streamed, fewer ones too; none: tiles leave nothing either, as those of int8 where its codes
-// are multiplied as they are packed.
-inline std::optional<std::int64_t> streamed_rows(Format format) {
-  if (leaves_no_tiles(format, 100)) return std::nullopt;
+// The most rows that are streamed, fewer ones too; none: any number leaves nothing, as where codes are multiplied as they
+// are packed, or decoded in registers.
+inline std::optional<std::int64_t> streamed_rows(Math math, Format format) {
+  if (leaves_no_tiles(math, format, 100)) return std::nullopt;
   std::int64_t rows = 0;
-  while (leaves_no_tiles(format, rows + 1)) ++rows;
+  while (leaves_no_tiles(math, format, rows + 1)) ++rows;
   return rows;
 }
 

@@ -20,6 +20,12 @@ enum class Format : std::int32_t {
 };
 inline constexpr std::int32_t kFormats = 8;
 
+// Whether activations may be bf16 (LayerOptions::activations): not beside f32, nor beside integers, for which rows are
+// quantised.
+constexpr bool takes_bf16_activations(Format format) {
+  return format != Format::f32 && format != Format::i8 && format != Format::i4;
+}
+
 // "f32", "bf16", "int8", "int4", "fp8", "mxfp4", "mxfp8", "nvfp4".
 SWITCHYARD_API const char* format_name(Format format) noexcept;
 

@@ -20,7 +20,8 @@ enum class Device : std::int32_t { cpu = 0, cuda = 1 };
 
 struct LayerOptions {
   Format format = Format::f32;  // what expert weights are packed to
-  // Type that the experts multiply: x and the activations between the GEMMs are rounded to it. bf16 needs Format::bf16.
+  // Type that the experts multiply, f32 or bf16: x and the activations between the GEMMs are rounded to it. bf16 needs a
+  // format that takes_bf16_activations; with codes, sums of groups are then scaled, not weights (docs/numerics.md).
   DType activations = DType::f32;
   Device device = Device::cpu;  // cuda: not_supported in a build without it
   Threads threads = {};

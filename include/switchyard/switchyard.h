@@ -175,7 +175,7 @@ enum { SWITCHYARD_ROUTER_AS_WEIGHTS = 0, SWITCHYARD_ROUTER_F32 = 1, SWITCHYARD_R
 typedef struct switchyard_layer_options {
   uint32_t struct_size;
   switchyard_format format;     /* what expert weights are packed to */
-  switchyard_dtype activations; /* what the experts multiply: f32; bf16 needs SWITCHYARD_FORMAT_BF16 */
+  switchyard_dtype activations; /* what the experts multiply: f32; or bf16, but not with f32, int8 or int4 weights */
   switchyard_device device;     /* cuda: SWITCHYARD_NOT_SUPPORTED in a build without it */
   switchyard_router_type router;
   int32_t reserved;                  /* 0 */

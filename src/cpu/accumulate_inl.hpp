@@ -63,7 +63,7 @@ __attribute__((noinline)) void accumulate_tiles(const AccumulateArgs& c) {
   alignas(64) float sums[kAccumulateRows * kAccumulateCols] = {};
   alignas(64) float factors[kAccumulateRows * kAccumulateDepth];
   alignas(64) float panel[kAccumulateDepth * kPanel];
-  const RowTiles tiles(c.rows);
+  const RowTiles tiles(c.rows, V::kTileRows);
   for (std::int64_t k = 0; k < c.depth; k += kAccumulateDepth) {
     const std::int64_t steps = c.depth - k < kAccumulateDepth ? c.depth - k : kAccumulateDepth;
     const std::int64_t blocks = (steps + kBlock - 1) / kBlock;

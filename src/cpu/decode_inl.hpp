@@ -37,13 +37,55 @@ struct E4m3 {
   static constexpr int kBits = 32 / (kParts * kPartSteps);
   template <int kPart>
   using Held = V::E4m3;
+  template <class U>
+  using Pairs = typename U::E4m3Pairs;
 };
 struct E2m1 {
   static constexpr int kParts = 2;
   static constexpr int kBits = 32 / (kParts * kPartSteps);
   template <int kPart>
   using Held = V::E2m1<kPart>;
+  template <class U>
+  using Pairs = typename U::E2m1Pairs;
 };
+
+template <std::int64_t kBits>
+struct CodeOfBits {
+  using Type = E2m1;
+};
+template <>
+struct CodeOfBits<E4m3::kBits> {
+  using Type = E4m3;
+};
+template <Format kFormat>
+using CodeOf = typename CodeOfBits<code_bits(kFormat)>::Type;
+
+// What the codes in 32 bits of V::kWidth columns stand for: f32, a step each.
+template <class Code>
+struct Singles {
+  static constexpr int kSteps = Code::kParts * kPartSteps;
+  const std::byte* words;
+
+  static Singles hold(const std::byte* words) { return {words}; }
+  template <int kStep>
+  V::R step() const {
+    using Held = typename Code::template Held<kStep / kPartSteps>;
+    static constexpr float kScale = Held::kScale;
+    return V::mul(Held::hold(words).template step<kStep % kPartSteps>(), V::broadcast(&kScale));
+  }
+};
+
+// The same as Math::scaled multiplies it: pairs of bf16 where there is a unit.
+template <class Code, class U, bool kHasDot>
+struct OperandsOf {
+  using Type = Singles<Code>;
+};
+template <class Code, class U>
+struct OperandsOf<Code, U, true> {
+  using Type = typename Code::template Pairs<U>;
+};
+template <class Code>
+using Operands = typename OperandsOf<Code, V, V::kHasDot>::Type;
 
 // What the codes of a group are multiplied with: by, or by and then second where their scale is so large or small that its
 // product with the codes' kScale is not exact; by is exact, then, and all is rounded once. Elsewhere second is 1, or not set
@@ -116,9 +158,27 @@ inline void decode_steps(const GroupScales& scales, const std::byte* codes, std:
   }
 }
 
+// The same without scales, where sums of groups are multiplied with those: operands [*][kPanel].
+template <Math kMath, class Held>
+inline void decode_words(const std::byte* codes, std::int64_t depth, float* to) {
+  for (std::int64_t line = 0; line < line_of(kMath).floats(depth); line += Held::kSteps) {
+    const std::byte* words = codes + line / Held::kSteps * kPanel * 4;
+    for (std::int64_t column = 0; column < kPanel; column += V::kWidth) {
+      const Held held = Held::hold(words + column * 4);
+      for_steps<Held::kSteps>([&](auto step) {
+        constexpr int kStep = decltype(step)::kValue;
+        V::store(to + (line + kStep) * kPanel + column, held.template step<kStep>());
+      });
+    }
+  }
+}
+
 template <class Code>
 inline void decode_floats(const GemmArgs& g, const std::byte* panel, const std::byte* codes, std::int64_t k,
                           std::int64_t depth, float* to) {
+  if (g.math == Math::scaled) {
+    return decode_words<Math::scaled, Singles<Code>>(codes, depth, to);
+  }
   GroupScales scales;
   for (std::int64_t end = 0; end < depth;) {
     const std::int64_t begin = end;
@@ -128,21 +188,6 @@ inline void decode_floats(const GemmArgs& g, const std::byte* panel, const std::
     load_group<Code>(g, panel, group, scales);
     const auto decode = scales.twice ? decode_steps<Code, true> : decode_steps<Code, false>;
     decode(scales, codes, begin, end, to);
-  }
-}
-
-// The same of integers, without scales: operands of V::words, [depth / V::kWordSteps][kPanel].
-template <class Held>
-inline void decode_words(const std::byte* codes, std::int64_t depth, float* to) {
-  for (std::int64_t line = 0; line < depth / V::kWordSteps; line += Held::kSteps) {
-    const std::byte* words = codes + line / Held::kSteps * kPanel * 4;
-    for (std::int64_t column = 0; column < kPanel; column += V::kWidth) {
-      const Held held = Held::hold(words + column * 4);
-      for_steps<Held::kSteps>([&](auto step) {
-        constexpr int kStep = decltype(step)::kValue;
-        V::store(to + (line + kStep) * kPanel + column, held.template step<kStep>());
-      });
-    }
   }
 }
 
@@ -165,10 +210,10 @@ inline const std::byte* decode(const GemmArgs& g, const std::byte* panel, const 
       decode_floats<E2m1>(g, panel, codes, k, depth, block);
       break;
     case Format::i8:
-      decode_words<V::Bytes>(codes, depth, block);
+      decode_words<Math::integer, V::Bytes>(codes, depth, block);
       break;
     default:
-      decode_words<V::HalfBytes>(codes, depth, block);
+      decode_words<Math::integer, V::HalfBytes>(codes, depth, block);
   }
   return reinterpret_cast<const std::byte*>(block);
 }

@@ -30,10 +30,11 @@ inline void pack_tile(const GemmArgs& g, std::int64_t begin, std::int64_t end, f
       row_scale = scale_of_row(g, row, next, scale);
       quantise_row(g, row, scale, row_scale, r, count, tile, scratch.row_sums + (begin + r) * groups);
     } else if (paired_rows(g.math)) {
-      std::uint16_t* line = reinterpret_cast<std::uint16_t*>(tile) + r * 2 * kBlock;
+      const std::int64_t depth = line_of(g.math).depth;
+      std::uint16_t* line = reinterpret_cast<std::uint16_t*>(tile) + r * depth;
       for (std::int64_t k = 0; k < g.padded_depth; k += kLanes) {
         V::prefetch(next + k * size);
-        V16::store_bf16(line + (k / (2 * kBlock)) * count * 2 * kBlock + k % (2 * kBlock), load_row(g, row, scale, k));
+        V16::store_bf16(line + k / depth * count * depth + k % depth, load_row(g, row, scale, k));
       }
     } else {
       for (std::int64_t k = 0; k < g.padded_depth; k += kLanes) {
@@ -134,15 +135,16 @@ void multiply_factor(const GemmArgs& g, float* sums, std::int64_t begin, std::in
   }
 }
 
-// Steps of a panel from k on that are run over all row tiles before the next ones.
+// Steps of a panel from k on that are run over all row tiles before the next ones: whole groups, or a part of one.
 inline std::int64_t block_depth(const GemmArgs& g, std::int64_t k) {
   std::int64_t most = g.padded_depth - k;
-  if (g.math == Math::integer) {
+  std::int64_t block = is_decoded(g.format) ? kDecodeDepth : kPanelBlockBytes * 8 / (kPanel * code_bits(g.format));
+  if (has_group_sums(g.math) && g.scales.group <= block) {
+    block -= block % g.scales.group;
+  } else if (has_group_sums(g.math)) {
     const std::int64_t group_left = g.scales.group - k % g.scales.group;
     most = group_left < most ? group_left : most;
   }
-  const std::int64_t block =
-      is_decoded(g.format) ? kDecodeDepth : kPanelBlockBytes * 8 / (kPanel * code_bits(g.format));
   return block < most ? block : most;
 }
 
@@ -164,12 +166,12 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
                        const GemmScratch& scratch) {
   const std::byte* weights = g.panels + panel * g.panel_bytes;
   const std::byte* codes = weights + g.scales.end(g.padded_depth);
-  const bool integer = g.math == Math::integer;
+  const bool joins = has_group_sums(g.math);
   const Line line = line_of(g.math);
   const Tile low = tile_of(g.math, split.rows);
   const Tile high = tile_of(g.math, split.rows + 1);  // not called if there are none
-  float* sums = integer ? scratch.words : scratch.sums;
-  alignas(64) float scale[kPanel];
+  float* sums = joins ? scratch.part : scratch.sums;
+  alignas(64) float scale[kDecodeDepth / kShortestGroup * kPanel];
   const std::int64_t ahead_bytes = g.panel_bytes < kPanelBlockBytes ? g.panel_bytes : kPanelBlockBytes;
   for (std::int64_t k = 0, depth = 0; k < g.padded_depth; k += depth) {
     depth = block_depth(g, k);
@@ -179,13 +181,13 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
     const std::int64_t share = depth * g.panel_bytes / g.padded_depth / split.tiles;
     const std::int64_t share_lines = (share / 64 + blocks - 1) / blocks;
     block = decode(g, weights, block, k, depth, scratch.block);
-    const bool starts = integer ? k % g.scales.group == 0 : k == 0;
+    const bool starts = joins ? k % g.scales.group == 0 : k == 0;
     const bool ends = k + depth == g.padded_depth;
-    const bool group_ends = integer && (ends || (k + depth) % g.scales.group == 0);
+    const bool group_ends = joins && (ends || (k + depth) % g.scales.group == 0);
     Join join{};
     if (group_ends) {
-      load_group_scales(g, weights, k / g.scales.group, scale);
-      join = join_of(g, scratch, k / g.scales.group, scale, scratch.sums);
+      const std::int64_t group = k / g.scales.group;
+      join = join_of(g, scratch, weights, group, (k + depth - 1) / g.scales.group + 1 - group, scale, scratch.sums);
     }
     for (std::int64_t t = 0; t < split.tiles; ++t) {
       const std::int64_t begin = split.begin(t);
@@ -218,10 +220,25 @@ inline void gemm_stream(const GemmArgs& g, const Stream& stream, Finish finish, 
   }
 }
 
+// Every tile reads the codes of all of a panel, which stays in L2 meanwhile.
+inline void gemm_groups(const GemmArgs& g, const RowTiles& split, Finish finish, const GemmScratch& scratch) {
+  const StreamRun low = group_stream_of(g, split.rows);
+  const StreamRun high = group_stream_of(g, split.rows + 1);  // not called if there are none
+  for (std::int64_t panel = g.panel_begin; panel < g.panel_end; ++panel) {
+    for (std::int64_t t = 0; t < split.tiles; ++t) {
+      const std::int64_t begin = split.begin(t);
+      (t < split.higher ? high : low)(g, g.panels + panel * g.panel_bytes, scratch.from(g, begin),
+                                      scratch.sums + begin * kPanel);
+      finish_tile(g, scratch.sums, panel, begin, split.begin(t + 1), finish);
+    }
+  }
+}
+
 // This and the other loops below a FloatMode are not inlined: the compiler does not know that the scope changes
 // arithmetic, and must not move any across its borders.
 __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
-  const RowTiles split(g.row_count);
+  const bool groups = streams_groups(g);
+  const RowTiles split(g.row_count, groups ? V::kGroupRows : V::kTileRows);
   const GemmScratch scratch(g);
   const Line line = line_of(g.math);
   for (std::int64_t t = 0; t < split.tiles; ++t) {
@@ -230,6 +247,9 @@ __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
     pack_tile(g, begin, split.begin(t + 1), tile, scratch);
   }
   const Finish finish = finish_of(g.function);
+  if (groups) {
+    return gemm_groups(g, split, finish, scratch);
+  }
   const Stream stream = stream_of(g, scratch.tiles);
   if (stream.one != nullptr) {
     gemm_stream(g, stream, finish, scratch);

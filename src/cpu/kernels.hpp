@@ -81,14 +81,20 @@ enum class Math : std::int32_t {
   decoded,  // codes times scales, each product rounded once, f32 rows: the same bits as f32 on weights of these values;
             // where a panel has a factor, that multiplies the finished sum
   integer,  // rows as i8 with a scale each; the exact sum of a group times its scale joins a chain over the groups
+  scaled,   // codes and bf16 rows, in pairs as bf16; the sum of a group times its scale joins a chain over the groups
 };
 
-constexpr Math math_of(Format format) {
+// Of weights of a format and activations that are rounded to a type, f32 or bf16.
+constexpr Math math_of(Format format, DType activations = DType::f32) {
+  const bool narrow = activations == DType::bf16;
   return format == Format::f32    ? Math::f32
-         : format == Format::bf16 ? Math::widened
+         : format == Format::bf16 ? narrow ? Math::bf16 : Math::widened
          : is_integer(format)     ? Math::integer
+         : narrow                 ? Math::scaled
                                   : Math::decoded;
 }
+// Whether the sums of groups join chains.
+constexpr bool has_group_sums(Math math) { return math == Math::integer || math == Math::scaled; }
 
 struct GemmArgs {
   Math math;
@@ -122,15 +128,18 @@ struct GemmArgs {
 // Steps that are decoded at a time: 16 KiB of f32, half of the smallest L1.
 inline constexpr std::int64_t kDecodeDepth = 128;
 
-// For any instruction set: row tiles as f32 and a tile of sums for every row; with codes, a decoded block; for integers,
-// a tile of integer sums, a scale and a sum per group for every row, too.
+// For any instruction set: row tiles as f32 and a tile of sums for every row; with codes, a decoded block; where groups have
+// sums of their own, a tile of them for every row; for integers, a scale and a sum per group for every row, too.
 constexpr std::size_t gemm_scratch_bytes(Math math, std::int64_t rows, std::int64_t padded_depth) {
   std::int64_t floats = rows * (padded_depth + kPanel);
-  if (math == Math::decoded || math == Math::integer) {
+  if (math == Math::decoded || has_group_sums(math)) {
     floats += kDecodeDepth * kPanel;
   }
+  if (has_group_sums(math)) {
+    floats += rows * kPanel;
+  }
   if (math == Math::integer) {
-    floats += rows * (kPanel + padded_depth / kDepth + 1);  // no group is shorter
+    floats += rows * (padded_depth / kDepth + 1);  // no group is shorter
   }
   return static_cast<std::size_t>(floats) * sizeof(float);
 }
@@ -262,7 +271,7 @@ struct Kernels {
   void (*gemm)(const GemmArgs&);
   // Up to so many rows gemm takes the weights of a matrix from memory through registers once. Beyond, codes are decoded for
   // several tiles of rows at a time, and f32 and bf16 pass by tiles.
-  std::int64_t (*stream_rows)(Format);
+  std::int64_t (*stream_rows)(Math, Format);
   void (*route)(const RouteArgs&);
   void (*route_backward)(const RouteBackwardArgs&);
   void (*histogram)(const HistogramArgs&);

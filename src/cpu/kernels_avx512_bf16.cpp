@@ -3,22 +3,9 @@
 
 #include "cpu/kernels.hpp"
 
-namespace switchyard {
-namespace {
-
-struct Dot {
-  static constexpr bool kHasDot = true;
-  // Two FMAs per lane, odd element first, denormals as zero (Intel SDM, VDPBF16PS).
-  static __m512 dot(__m512 sum, __m512 a, __m512 b) {
-    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
-  }
-};
-
-}  // namespace
-}  // namespace switchyard
-
 // Parts of this file, in this order.
 // clang-format off
+#include "cpu/dot_avx512.hpp"
 #include "cpu/word_sums_avx512.hpp"
 #include "cpu/words_vnni.hpp"
 #include "cpu/vec_avx512.hpp"

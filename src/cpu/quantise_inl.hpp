@@ -1,4 +1,4 @@
-// What a GEMM reads of its rows, as 8-bit integers too, and what makes floats of their sums; part of a kernel file, see kernels_inl.hpp.
+// What a GEMM reads of its rows, as 8-bit integers too, and how sums of groups join chains; part of a kernel file, see kernels_inl.hpp.
 
 namespace switchyard {
 namespace {
@@ -12,7 +12,8 @@ inline V16 load_row(const GemmArgs& g, const void* row, const float* scale, std:
   if (scale != nullptr) {
     value = V16::mul(value, V16::set(*scale));
   }
-  const bool rounds = g.math == Math::bf16 && (g.rows_type == DType::f32 || scale != nullptr);
+  const bool narrow = g.math == Math::bf16 || g.math == Math::scaled;
+  const bool rounds = narrow && (g.rows_type == DType::f32 || scale != nullptr);
   return rounds ? V16::round_to_bf16(value) : value;
 }
 
@@ -64,18 +65,16 @@ inline void quantise_row(const GemmArgs& g, const std::byte* row, const float* f
   }
 }
 
-// The scales of a group, [kPanel].
-inline void load_group_scales(const GemmArgs& g, const std::byte* panel, std::int64_t group, float* to) {
-  V16::store(to, load_scales(g.scales, panel, group, 0));
-  V16::store(to + kLanes, load_scales(g.scales, panel, group, kLanes));
-}
-
-// Of all rows, and the group whose scales are given.
-inline Join join_of(const GemmArgs& g, const GemmScratch& scratch, std::int64_t group, const float* scale,
-                    float* sums) {
+// How `count` groups join the chains of all rows: `scale` gets their scales.
+inline Join join_of(const GemmArgs& g, const GemmScratch& scratch, const std::byte* panel, std::int64_t first,
+                    std::int64_t count, float* scale, float* sums) {
+  for (std::int64_t group = 0; group < count; ++group) {
+    V16::store(scale + group * kPanel, load_scales(g.scales, panel, first + group, 0));
+    V16::store(scale + group * kPanel + kLanes, load_scales(g.scales, panel, first + group, kLanes));
+  }
   const std::int64_t groups = g.scales.groups(g.padded_depth);
-  const float* row_scale = group + 1 == groups ? scratch.row_scale : nullptr;
-  return {scale, scratch.row_sums + group, groups, row_scale, sums, group == 0};
+  const float* row_scale = g.math == Math::integer && first + count == groups ? scratch.row_scale : nullptr;
+  return {g.scales.group / line_of(g.math).depth, scale, sums, first == 0, scratch.row_sums + first, groups, row_scale};
 }
 
 }  // namespace

@@ -238,42 +238,90 @@ void stream_floats(const GemmArgs& g, const std::byte* panels, const GemmScratch
   }
 }
 
-// sum[r] += row r · one word of every column.
-template <class Words, int kRows, int kColumns>
-inline void add_word(V::R (&sum)[kRows][kColumns], const float* rows, const Columns& columns) {
-  for (int n = 0; n < kColumns; ++n) {
-    const Words held = Words::hold(columns.vector(n));
+template <Math kMath, class U = V>
+inline V::R multiply_operands(V::R sum, V::R row, V::R value) {
+  if constexpr (kMath == Math::integer) {
+    return V::words(sum, row, value);
+  } else if constexpr (paired_rows(kMath)) {
+    return U::dot(sum, value, row);
+  } else {
+    return V::fma(row, value, sum);
+  }
+}
+
+// Columns whose codes are held at once, beside the sums of all, a value of each, a row's and one more register.
+template <int kRows, int kColumns>
+constexpr int turn_columns() {
+  int most = kColumns;
+  while (most > 1 && kRows * kColumns + 2 * most + 2 > V::kRegisters) {
+    most /= 2;
+  }
+  return most;
+}
+
+// sum[r] += row r · one word of every column. Always inlined, as stream_part.
+template <Math kMath, class Words, int kRows, int kColumns>
+__attribute__((always_inline)) inline void add_word(V::R (&sum)[kRows][kColumns], const float* rows,
+                                                    const Columns& columns) {
+  constexpr int kTurn = turn_columns<kRows, kColumns>();
+  for (int first = 0; first < kColumns; first += kTurn) {
+    Words held[kTurn];
+    for (int n = 0; n < kTurn; ++n) {
+      held[n] = Words::hold(columns.vector(first + n));
+    }
     for_steps<Words::kSteps>([&](auto step) __attribute__((always_inline)) {
-      constexpr int kStep = decltype(step)::kValue;
-      const V::R value = held.template step<kStep>();
+      constexpr bool kOddFirst = kMath == Math::scaled && !paired_rows(kMath);
+      constexpr int kStep = kOddFirst ? decltype(step)::kValue ^ 1 : decltype(step)::kValue;
+      V::R value[kTurn];
+      for (int n = 0; n < kTurn; ++n) {
+        value[n] = held[n].template step<kStep>();
+      }
       for (int r = 0; r < kRows; ++r) {
-        sum[r][n] = V::words(sum[r][n], V::broadcast(rows + r * kWordBlock + kStep), value);
+        const V::R row = V::broadcast(rows + r * line_floats(kMath) + kStep);
+        for (int n = 0; n < kTurn; ++n) {
+          sum[r][first + n] = multiply_operands<kMath>(sum[r][first + n], row, value[n]);
+        }
       }
     });
   }
 }
 
-// Sums of integers leave room for a column's codes beside those of a whole panel.
-template <int kRows, class Words>
-void stream_integers(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch, float* sums) {
-  constexpr std::int64_t kSteps = Words::kSteps * V::kWordSteps;
+// One panel whose groups have sums of their own.
+template <int kRows, Math kMath, class Words>
+void stream_groups(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch, float* sums) {
+  constexpr std::int64_t kLine = line_floats(kMath);
+  constexpr std::int64_t kSteps = std::int64_t{Words::kSteps} << line_of(kMath).shift;
+  constexpr int kColumns = kMath == Math::integer ? V::word_vectors(kRows) : V::stream_vectors(kRows);
+  constexpr std::int64_t kStepBytes = kPanel * 4 / kSteps;
+  constexpr std::int64_t kStepsAhead = kOperandsAhead / kStepBytes;
   const std::byte* words = panel + g.scales.end(g.padded_depth);
-  const std::int64_t groups = g.scales.groups(g.padded_depth);
-  for (std::int64_t group = 0; group < groups; ++group) {
-    const std::int64_t k = group * g.scales.group;
+  const std::int64_t group_bytes = kPanel * g.scales.size();
+  const std::int64_t to_next_words = g.panel_bytes - g.padded_depth * kStepBytes;
+  const std::int64_t to_next_scales = g.panel_bytes - g.scales.groups(g.padded_depth) * group_bytes;
+  const std::byte* next_scales = panel + g.scales.begin() + kStepsAhead / g.scales.group * group_bytes;
+  for (std::int64_t group = 0, k = 0; k < g.padded_depth; ++group, k += g.scales.group) {
     const std::int64_t end = k + g.scales.group < g.padded_depth ? k + g.scales.group : g.padded_depth;
-    V::R sum[kRows][kPanelVectors] = {};
-    for (std::int64_t word = k / kSteps; word < end / kSteps; ++word) {
-      const Columns columns{words + word * kPanel * 4, g.panel_bytes, nullptr, 0, kCodesAhead};
-      for (int n = 0; n < kPanelVectors; n += kLineVectors) {
-        V::prefetch(columns.vector(n) + columns.ahead);
-      }
-      const std::int64_t at = word * Words::kSteps;
-      add_word<Words>(sum, scratch.tiles + at / kWordBlock * kRows * kWordBlock + at % kWordBlock, columns);
-    }
     alignas(64) float scale[kPanel];
-    load_group_scales(g, panel, group, scale);
-    join_group(sum, join_of(g, scratch, group, scale, sums), 0);
+    const Join join = join_of(g, scratch, panel, group, 1, scale, sums);
+    // What is asked for may be of the panel after this one.
+    const bool later = k + kStepsAhead >= g.padded_depth;
+    const std::int64_t ahead = kOperandsAhead + (later ? to_next_words : 0);
+    V::prefetch(next_scales + group * group_bytes + (later ? to_next_scales : 0));
+    for (std::int64_t column = 0; column < kPanel; column += kColumns * V::kWidth) {
+      V::R sum[kRows][kColumns] = {};
+      Columns columns{words + k * kStepBytes + column * 4, g.panel_bytes, nullptr, column, ahead};
+      const float* rows = scratch.tiles + line_of(kMath).floats(k) * kRows;
+      for (std::int64_t line = k; line < end; line += line_of(kMath).depth, rows += kRows * kLine) {
+#pragma GCC unroll 1
+        for (std::int64_t at = 0; at < kLine; at += Words::kSteps, columns.words += kPanel * 4) {
+          for (int n = 0; n < kColumns; n += kLineVectors) {
+            V::prefetch(columns.vector(n) + columns.ahead);
+          }
+          add_word<kMath, Words>(sum, rows + at, columns);
+        }
+      }
+      join_group<kMath>(sum, join, column);
+    }
   }
 }
 
@@ -283,30 +331,23 @@ void stream_turns(const GemmArgs& g, const std::byte* panels, const GemmScratch&
   tile_turns<kRows, kPanels, kMath>(scratch.tiles, panels, g.panel_bytes, g.padded_depth, sums);
 }
 
+using StreamRun = void (*)(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums);
+
 // Few rows times `panels` panels at once, and times one: sums [panels][rows][kPanel]. Null: the rows go by tiles.
 struct Stream {
-  using Run = void (*)(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums);
-  Run many;
-  Run one;
+  StreamRun many;
+  StreamRun one;
   int panels;
 };
 
 template <Format kFormat, Math kMath, int kRows, int kPanels>
-constexpr Stream::Run run_of() {
+constexpr StreamRun run_of() {
   if constexpr (!has_scales(kFormat)) {
     return stream_turns<kRows, kPanels, kMath>;
-  } else if constexpr (kFormat == Format::i8) {
-    static_assert(kPanels == 1);
-    return stream_integers<kRows, V::Bytes>;
-  } else if constexpr (kFormat == Format::i4) {
-    static_assert(kPanels == 1);
-    return stream_integers<kRows, V::HalfBytes>;
-  } else if constexpr (code_bits(kFormat) == 8) {
-    return stream_floats<kRows, kPanels, E4m3>;
   } else if constexpr (kFormat == Format::mxfp4) {
     return stream_floats<kRows, kPanels, E2m1, true>;
   } else {
-    return stream_floats<kRows, kPanels, E2m1>;
+    return stream_floats<kRows, kPanels, CodeOf<kFormat>>;
   }
 }
 
@@ -320,8 +361,9 @@ Stream find_stream(std::int64_t rows) {
   });
 }
 
+// Of sums that are not those of groups.
 Stream stream_of(const GemmArgs& g, const float* tile) {
-  if (g.row_count > V::stream_rows(g.format)) {
+  if (has_group_sums(g.math) || g.row_count > V::stream_rows(g.format)) {
     return {nullptr, nullptr, 0};
   }
   switch (g.format) {
@@ -330,10 +372,6 @@ Stream stream_of(const GemmArgs& g, const float* tile) {
     case Format::bf16:
       return g.math == Math::bf16 ? find_stream<Format::bf16, Math::bf16>(g.row_count)
                                   : find_stream<Format::bf16>(g.row_count);
-    case Format::i8:
-      return find_stream<Format::i8>(g.row_count);
-    case Format::i4:
-      return find_stream<Format::i4>(g.row_count);
     case Format::f8_e4m3:
     case Format::mxfp8:
       return find_stream<Format::mxfp8>(g.row_count);
@@ -347,7 +385,34 @@ Stream stream_of(const GemmArgs& g, const float* tile) {
   }
 }
 
-std::int64_t stream_rows(Format format) { return V::stream_rows(format); }
+template <Math kMath, class Words>
+StreamRun group_stream_of(std::int64_t rows) {
+  return with_rows<V::kGroupRows>(
+      rows, [](auto number) -> StreamRun { return stream_groups<decltype(number)::value, kMath, Words>; });
+}
+
+// A tile of rows, and sums of groups.
+StreamRun group_stream_of(const GemmArgs& g, std::int64_t rows) {
+  switch (g.format) {
+    case Format::i8:
+      return group_stream_of<Math::integer, V::Bytes>(rows);
+    case Format::i4:
+      return group_stream_of<Math::integer, V::HalfBytes>(rows);
+    case Format::f8_e4m3:
+    case Format::mxfp8:
+      return group_stream_of<Math::scaled, Operands<E4m3>>(rows);
+    default:
+      return group_stream_of<Math::scaled, Operands<E2m1>>(rows);
+  }
+}
+
+std::int64_t stream_rows(Math math, Format format) {
+  return has_group_sums(math) ? V::stream_tiles(format) * V::kGroupRows : V::stream_rows(format);
+}
+
+inline bool streams_groups(const GemmArgs& g) {
+  return has_group_sums(g.math) && (V::streams_all(g.format) || g.row_count <= stream_rows(g.math, g.format));
+}
 
 }  // namespace
 }  // namespace switchyard

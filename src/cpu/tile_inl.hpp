@@ -4,7 +4,7 @@ namespace switchyard {
 namespace {
 
 constexpr std::int64_t kBlock = 64 / sizeof(float);  // contraction steps per 64-byte line of a row tile
-constexpr std::int64_t kWordBlock = kBlock / 2;      // operands of V::words per line of a row tile of integers
+constexpr std::int64_t kWordBlock = kBlock / 2;      // 32-bit operands per line, where groups have sums of their own
 constexpr int kPanelVectors = kPanel / V::kWidth;
 
 // What is not decoded of a panel is run over all row tiles in blocks of 128 KiB, which stay in half of the smallest L2
@@ -16,13 +16,17 @@ constexpr std::int64_t kStreamAhead = 2 << 10;
 // The same of codes, whose decoding leaves the processor less room to look ahead by itself: 25 GB/s in the 300 ns that a
 // busy memory takes. fp8 gets 0.87 of memory's speed; with 2 KiB, 0.71.
 constexpr std::int64_t kCodesAhead = 8 << 10;
+// The same of codes that are operands, or nearly so: memory answers a core that mostly waits for it in half of that. int8
+// takes 0.97 of the time that it takes with 8 KiB, fp8 0.98; with 2 KiB, mxfp4 takes 1.15.
+constexpr std::int64_t kOperandsAhead = 4 << 10;
 // Bytes of a turn where few rows read two panels of f32 or bf16: memory sends more to a core that reads several places at
 // once. It takes 0.93 of the time of one panel; with 4, or turns of 1 KiB, it is as with one.
 constexpr std::int64_t kTurnBytes = 512;
 
-constexpr bool paired_rows(Math math) { return math == Math::bf16 && V::kHasDot; }
+constexpr bool paired_rows(Math math) { return (math == Math::bf16 || math == Math::scaled) && V::kHasDot; }
 
-// Rows as a tile reads them: lines, one for each row of the tile, of `depth` contraction steps, 2^shift in 32 bits.
+// Rows as a tile reads them: lines, one for each row of the tile, of `depth` contraction steps, 2^shift in 32 bits. No group
+// of codes ends within a line.
 struct Line {
   std::int64_t depth;
   int shift;
@@ -31,12 +35,14 @@ struct Line {
 static_assert(V::kWordSteps == 4 || V::kWordSteps == 2);
 constexpr Line line_of(Math math) {
   return math == Math::integer ? Line{kWordBlock * V::kWordSteps, V::kWordSteps == 4 ? 2 : 1}
-         : paired_rows(math)   ? Line{2 * kBlock, 1}
-                               : Line{kBlock, 0};
+         : !paired_rows(math)  ? Line{kBlock, 0}
+         : math == Math::bf16  ? Line{2 * kBlock, 1}
+                               : Line{2 * kWordBlock, 1};
 }
+constexpr std::int64_t line_floats(Math math) { return line_of(math).floats(line_of(math).depth); }
 // Bytes of a panel, as a tile reads it, beside such a line.
 constexpr std::int64_t line_bytes(Math math) {
-  const bool narrow = math == Math::widened || math == Math::bf16;
+  const bool narrow = math == Math::widened || math == Math::bf16 || paired_rows(math);
   return math == Math::integer ? kWordBlock * kPanel * 4 : line_of(math).depth * kPanel * (narrow ? 2 : 4);
 }
 
@@ -79,12 +85,13 @@ inline void fma_step(V::R (&sum)[kRows][kVectors], const float* a, const Weights
   }
 }
 
-template <int kRows, int kVectors, int kSteps>
+template <int kRows, int kVectors, int kSteps, bool kOddFirst>
 inline void f32_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
 #pragma GCC unroll 4
   for (int k = 0; k < kSteps; ++k) {
-    const float* line = reinterpret_cast<const float*>(panel) + k * kPanel;
-    fma_step(sum, a + k, [=](int n) { return V::load(line + n * V::kWidth); });
+    const int step = kOddFirst ? k ^ 1 : k;
+    const float* line = reinterpret_cast<const float*>(panel) + step * kPanel;
+    fma_step(sum, a + step, [=](int n) { return V::load(line + n * V::kWidth); });
   }
 }
 
@@ -145,8 +152,8 @@ template <int kRows, int kVectors, Math kMath, int kSteps>
 inline void tile_block(V::R (&sum)[kRows][kVectors], const float* a, const std::byte* panel) {
   if constexpr (kMath == Math::integer) {
     word_block<kRows, kVectors>(sum, a, panel);
-  } else if constexpr (kMath == Math::f32) {
-    f32_block<kRows, kVectors, kSteps>(sum, a, panel);
+  } else if constexpr (kMath == Math::f32 || kMath == Math::scaled) {
+    f32_block<kRows, kVectors, kSteps, kMath == Math::scaled>(sum, a, panel);
   } else if constexpr (paired_rows(kMath)) {
     dot_block<kRows, kVectors, kSteps>(sum, a, panel);
   } else {
@@ -178,43 +185,65 @@ inline void store_sums(const V::R (&sum)[kRows][kVectors], float* to) {
   }
 }
 
-// What becomes of the finished sums of integers over a group: as f32, times the group's scale, they join the chains of
-// `sums`, which end times the rows' scales.
+// What becomes of the finished sums of groups that follow each other: as f32, times the group's scale, they join the chains
+// of `sums`, which end times the rows' scales if rows are integers.
 struct Join {
-  const float* scale;   // [kPanel]
-  const float* excess;  // the first row's sum times the codes' offset, as bits; that of the next is `groups` further
-  std::int64_t groups;
-  const float* row_scale;  // null: this is not the last group
-  float* sums;             // [rows][kPanel]
-  bool starts;             // with this group
+  std::int64_t blocks;  // lines of a group; the last group may be cut off
+  const float* scale;   // [groups][kPanel]
+  float* sums;          // [rows][kPanel]
+  bool starts;          // the chains, with the first of these groups
+  // Of integers alone:
+  const float* excess;     // the first row's sum times the codes' offset, as bits; that of the next is `groups` further
+  std::int64_t groups;     // of a row
+  const float* row_scale;  // null: the last of these groups is not a row's last
 
   // The same from row `row` on.
   Join from(std::int64_t row) const {
-    return {scale, excess + row * groups, groups, row_scale == nullptr ? nullptr : row_scale + row, sums + row * kPanel,
-            starts};
+    Join rest = *this;
+    rest.sums += row * kPanel;
+    rest.excess += row * groups;
+    rest.row_scale += row_scale == nullptr ? 0 : row;
+    return rest;
+  }
+  // Group `group` alone.
+  Join at(std::int64_t group, bool last) const {
+    return {blocks, scale + group * kPanel,    sums, starts && group == 0, excess + group,
+            groups, last ? row_scale : nullptr};
   }
 };
 
+// The compiler would hold what all groups add to in registers, and put the sums of a group on the stack instead.
+inline float* stay_in_memory(float* sums) {
+  asm volatile("" : "+r"(sums));
+  return sums;
+}
+
 // Of columns from `first` on. Always inlined, and its loops unrolled, so that words never leave their registers.
-template <int kRows, int kVectors>
-__attribute__((always_inline)) inline void join_group(const V::R (&words)[kRows][kVectors], const Join join,
+template <Math kMath, int kRows, int kVectors>
+__attribute__((always_inline)) inline void join_group(const V::R (&sum)[kRows][kVectors], const Join join,
                                                       std::int64_t first) {
+  float* const sums = stay_in_memory(join.sums);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    const V::R excess = V::broadcast(join.excess + r * join.groups);
-    float* to = join.sums + r * kPanel + first;
+    float* to = sums + r * kPanel + first;
 #pragma GCC unroll 16
     for (int n = 0; n < kVectors; ++n) {
+      const V::R scale = V::load(join.scale + first + n * V::kWidth);
       const V::R before = join.starts ? V::zero() : V::load(to + n * V::kWidth);
-      const V::R sum = V::fma(V::difference(words[r][n], excess), V::load(join.scale + first + n * V::kWidth), before);
-      V::store(to + n * V::kWidth, join.row_scale == nullptr ? sum : V::mul(sum, V::broadcast(join.row_scale + r)));
+      if constexpr (kMath == Math::integer) {
+        const V::R words = V::difference(sum[r][n], V::broadcast(join.excess + r * join.groups));
+        const V::R all = V::fma(words, scale, before);
+        V::store(to + n * V::kWidth, join.row_scale == nullptr ? all : V::mul(all, V::broadcast(join.row_scale + r)));
+      } else {
+        V::store(to + n * V::kWidth, V::fma(sum[r][n], scale, before));
+      }
     }
     V::hold_loads();
   }
 }
 
-// sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile, or over the one block of a turn. Integers as
-// their bits; where a group of them ends, they are joined instead.
+// sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile, or over the one block of a turn. Where groups
+// have sums of their own (integers as their bits) and end with the lines, each joins its chain instead.
 template <int kRows, Math kMath, int kSteps = line_of(kMath).depth>
 void tile(const float* a, const std::byte* panel, float* sums, std::int64_t blocks, bool accumulate, Prefetch ahead,
           const Join* join) {
@@ -225,19 +254,27 @@ void tile(const float* a, const std::byte* panel, float* sums, std::int64_t bloc
     V::R sum[kRows][kVectors];
     load_sums(sum, sums + first * V::kWidth, accumulate);
     const std::byte* b = panel + first * V::kWidth * 4;
-    for (std::int64_t block = 0; block < blocks; ++block) {
-      for (std::int64_t line = 0; line < lines; ++line, ahead.from += 64) {
-        V::prefetch(ahead.from);
+    const auto add = [&](std::int64_t block, std::int64_t end) __attribute__((always_inline)) {
+      for (; block < end; ++block) {
+        for (std::int64_t line = 0; line < lines; ++line, ahead.from += 64) {
+          V::prefetch(ahead.from);
+        }
+        tile_block<kRows, kVectors, kMath, kSteps>(sum, a + block * kRows * line_floats(kMath),
+                                                   b + block * line_bytes(kMath));
       }
-      tile_block<kRows, kVectors, kMath, kSteps>(sum, a + block * kRows * line_of(kMath).floats(line_of(kMath).depth),
-                                                 b + block * line_bytes(kMath));
-    }
-    if constexpr (kMath == Math::integer) {
+    };
+    if constexpr (has_group_sums(kMath)) {
       if (join != nullptr) {
-        join_group(sum, *join, first * V::kWidth);
+        for (std::int64_t group = 0, begin = 0; begin < blocks; ++group, begin += join->blocks) {
+          const bool last = begin + join->blocks >= blocks;
+          add(begin, last ? blocks : begin + join->blocks);
+          join_group<kMath>(sum, join->at(group, last), first * V::kWidth);
+          load_sums(sum, nullptr, false);
+        }
         continue;
       }
     }
+    add(0, blocks);
     store_sums(sum, sums + first * V::kWidth);
   }
 }
@@ -288,6 +325,12 @@ inline Tile tile_of(Math math, std::int64_t rows) {
       return tile_of<Math::f32>(rows);
     case Math::integer:
       return tile_of<Math::integer>(rows);
+    case Math::scaled:
+      if constexpr (V::kHasDot) {
+        return nullptr;  // V::streams_all
+      } else {
+        return tile_of<Math::scaled>(rows);
+      }
     case Math::widened:
       return tile_of<Math::widened>(rows);
     default:
@@ -300,16 +343,25 @@ struct GemmScratch {
   float* tiles;
   float* sums;       // [rows, kPanel]
   float* block;      // [kDecodeDepth, kPanel] of a panel, decoded
-  float* words;      // [rows, kPanel], sums of integers over a part of a group
+  float* part;       // [rows, kPanel], sums over a part of a group
   float* row_scale;  // [rows], of rows as integers
   float* row_sums;   // [rows, groups], their sums times the codes' offset, bits of integers
   explicit GemmScratch(const GemmArgs& g)
       : tiles(reinterpret_cast<float*>(g.scratch)),
         sums(tiles + g.row_count * g.padded_depth),
         block(sums + g.row_count * kPanel),
-        words(block + kDecodeDepth * kPanel),
-        row_scale(words + g.row_count * kPanel),
+        part(block + kDecodeDepth * kPanel),
+        row_scale(part + g.row_count * kPanel),
         row_sums(row_scale + g.row_count) {}
+
+  // The same from row `row` on.
+  GemmScratch from(const GemmArgs& g, std::int64_t row) const {
+    GemmScratch rest = *this;
+    rest.tiles += line_of(g.math).floats(row * g.padded_depth);
+    rest.row_scale += row;
+    rest.row_sums += row * g.scales.groups(g.padded_depth);
+    return rest;
+  }
 };
 
 // Rows are spread over the fewest tiles, as evenly as can be.
@@ -317,8 +369,8 @@ struct RowTiles {
   std::int64_t tiles;
   std::int64_t rows;    // of a tile
   std::int64_t higher;  // tiles at the beginning that have one more
-  explicit RowTiles(std::int64_t all)
-      : tiles((all + V::kTileRows - 1) / V::kTileRows), rows(tiles > 0 ? all / tiles : 0), higher(all - tiles * rows) {}
+  RowTiles(std::int64_t all, std::int64_t most)
+      : tiles((all + most - 1) / most), rows(tiles > 0 ? all / tiles : 0), higher(all - tiles * rows) {}
   std::int64_t begin(std::int64_t tile) const { return tile * rows + (tile < higher ? tile : higher); }
 };
 

@@ -6,6 +6,7 @@ namespace {
 struct V {
   using R = __m256;
   static constexpr int kWidth = 8;
+  static constexpr int kRegisters = 16;
   static constexpr int kTileRows = 6;
   static constexpr bool kHasDot = false;
   static constexpr int kWordSteps = 2;
@@ -14,8 +15,15 @@ struct V {
   static constexpr int tile_vectors(int rows) { return rows <= 3 ? 4 : 2; }
   // 4 sums and what is held of 4 vectors of codes, or up to 12 of two.
   static constexpr int stream_vectors(int rows) { return rows == 1 ? 4 : 2; }
-  static constexpr int stream_rows(Format format) { return has_scales(format) && !is_integer(format) ? 6 : 3; }
+  static constexpr int stream_rows(Format format) { return has_scales(format) ? 6 : 3; }
   static constexpr int stream_panels(Format format, int) { return has_scales(format) ? 1 : 2; }
+
+  // Rows of groups' sums: with 6 there is no room for what is decoded beside them. Of integers, up to 12 sums. Two tiles
+  // take less time to decode in registers than once to memory, which they then read.
+  static constexpr int kGroupRows = 4;
+  static constexpr int word_vectors(int rows) { return rows <= 3 ? 4 : 2; }
+  static constexpr int stream_tiles(Format) { return 2; }
+  static constexpr bool streams_all(Format) { return false; }
 
   static R zero() { return _mm256_setzero_ps(); }
   static R load(const float* p) { return _mm256_loadu_ps(p); }

@@ -8,14 +8,13 @@ struct V : Dot, WordDot {
   using R = __m512;
   static constexpr int kWidth = 16;
   // 32 registers: 26 sums, 2 (f32) or 4 (bf16 pairs widened) weights, one row element, one mask.
+  static constexpr int kRegisters = 32;
   static constexpr int kTileRows = 13;
   static constexpr int tile_vectors(int) { return 2; }
   static constexpr int stream_vectors(int) { return 2; }
   // Of f32 and bf16 few enough for two panels in turns; of floats' codes a whole tile, as they are not decoded to memory
-  // then; of integers as many as leave registers for codes: with 12 rows they take longer than tiles.
-  static constexpr int stream_rows(Format format) {
-    return is_integer(format) ? 10 : has_scales(format) ? kTileRows : 3;
-  }
+  // then.
+  static constexpr int stream_rows(Format format) { return has_scales(format) ? kTileRows : 3; }
   // Floats of 4 bits come from memory faster than the chains of so few sums can add them: panels are read side by side, most
   // of mxfp4, which does not multiply weights by scales. What is wider does not, and memory sends most to a core that reads
   // one place.
@@ -23,11 +22,19 @@ struct V : Dot, WordDot {
     if (!has_scales(format)) {
       return 2;
     }
-    if (is_integer(format) || code_bits(format) > 4 || rows > 6) {
+    if (code_bits(format) > 4 || rows > 6) {
       return 1;
     }
     return format == Format::mxfp4 && rows <= 2 ? 4 : 2;
   }
+
+  // 26 sums of groups, 2 vectors of codes and 2 decoded, a row's element and a table.
+  static constexpr int kGroupRows = 13;
+  static constexpr int word_vectors(int) { return 2; }
+  // Two tiles take less time to decode in registers than to read what was decoded to memory once; operands of 16 bits or
+  // bytes do however many there are. int8 is such operands itself, and more tiles hide its reading better in blocks.
+  static constexpr int stream_tiles(Format format) { return format == Format::i8 ? 1 : 2; }
+  static constexpr bool streams_all(Format format) { return format == Format::i4 || (format != Format::i8 && kHasDot); }
 
   static R zero() { return _mm512_setzero_ps(); }
   static R load(const float* p) { return _mm512_loadu_ps(p); }

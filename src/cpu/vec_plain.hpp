@@ -50,13 +50,19 @@ float tiny_e4m3(std::uint32_t code) { return from_bits((code & 0x80U) << 24 | (c
 struct V : Lanes8 {
   using R = Lanes8;
   static constexpr int kWidth = 8;
+  static constexpr int kRegisters = 16;
   static constexpr int kTileRows = 6;
   static constexpr bool kHasDot = false;
   static constexpr int kWordSteps = 4;
   static constexpr int tile_vectors(int) { return 1; }
   static constexpr int stream_vectors(int) { return 1; }
-  static constexpr int stream_rows(Format format) { return has_scales(format) && !is_integer(format) ? 6 : 3; }
+  static constexpr int stream_rows(Format format) { return has_scales(format) ? 6 : 3; }
   static constexpr int stream_panels(Format format, int) { return has_scales(format) ? 1 : 2; }
+
+  static constexpr int kGroupRows = 4;
+  static constexpr int word_vectors(int) { return 1; }
+  static constexpr int stream_tiles(Format) { return 2; }
+  static constexpr bool streams_all(Format) { return false; }
 
   static R zero() { return set(0.0F); }
   static R broadcast(const float* p) { return set(*p); }

@@ -100,8 +100,8 @@ std::int64_t tile_bytes(const Caches& caches, int threads) {
   return static_cast<std::int64_t>(std::max(part, caches.l2_bytes) / 2) / sharing;
 }
 
-std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows) {
-  return gemm_scratch_bytes(math_of(weights.format()), std::min(rows, kMaxGemmRows), weights.padded_depth());
+std::size_t scratch_bytes(Math math, const PackedMatrices& weights, std::int64_t rows) {
+  return gemm_scratch_bytes(math, std::min(rows, kMaxGemmRows), weights.padded_depth());
 }
 
 GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads,
@@ -150,8 +150,8 @@ bool run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory
     kernels.gemm(args);
   });
   return std::all_of(memory.pieces, memory.pieces + pieces, [&](const Piece& piece) {
-    const Format format = gemms[static_cast<std::size_t>(piece.gemm)].weights->format();
-    return piece.row_end - piece.row_begin <= kernels.stream_rows(format);
+    const GroupedGemm& gemm = gemms[static_cast<std::size_t>(piece.gemm)];
+    return piece.row_end - piece.row_begin <= kernels.stream_rows(gemm.math, gemm.weights->format());
   });
 }
 

@@ -49,7 +49,7 @@ struct GroupedMemory {
 std::int64_t tile_bytes(const Caches& caches, int threads);
 
 // What a thread needs for up to `rows` rows times `weights`.
-std::size_t scratch_bytes(const PackedMatrices& weights, std::int64_t rows);
+std::size_t scratch_bytes(Math math, const PackedMatrices& weights, std::int64_t rows);
 
 // Memory for any `gemms` GroupedGemms of one call, each of up to `rows` rows, over `count` matrices together, whose threads
 // need up to `scratch`.

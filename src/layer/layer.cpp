@@ -11,9 +11,7 @@
 namespace switchyard {
 namespace {
 
-Math math_of(const LayerOptions& options) {
-  return options.activations == DType::bf16 ? Math::bf16 : math_of(options.format);
-}
+Math math_of(const LayerOptions& options) { return math_of(options.format, options.activations); }
 
 std::int64_t size_of(DType dtype) { return static_cast<std::int64_t>(dtype_bytes(dtype)); }
 

@@ -15,9 +15,10 @@ void check_options(const LayerOptions& options) {
     fail(Code::not_supported, "layer: device cuda was asked for, expected cpu: this build has no CUDA");
   }
   const bool f32 = options.activations == DType::f32;
-  const bool bf16 = options.activations == DType::bf16 && options.format == Format::bf16;
+  const bool bf16 = options.activations == DType::bf16 && takes_bf16_activations(options.format);
   if (!f32 && !bf16) {
-    fail(Code::invalid_argument, "layer: found activations {} with weights {}, expected f32, or bf16 with bf16",
+    fail(Code::invalid_argument,
+         "layer: found activations {} with weights {}, expected f32, or bf16 with bf16, fp8, mxfp8, mxfp4 or nvfp4",
          dtype_name(options.activations), format_name(options.format));
   }
   if (options.router && options.router != DType::f32 && options.router != DType::bf16) {

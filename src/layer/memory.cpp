@@ -31,16 +31,19 @@ std::int64_t chunk_tokens(const Layer::Parts& parts, std::int64_t tokens, std::i
 GroupedMemory carve_gemms(Carver& carver, const Layer::Parts& parts, std::int64_t rows, bool with_router) {
   const ExpertWeights::Packed& experts = parts.experts.packed();
   std::size_t scratch = 0;
+  const auto need = [&](const PackedMatrices& weights) {
+    scratch = std::max(scratch, scratch_bytes(math_of(weights.format(), parts.options.activations), weights, rows));
+  };
   for (const PackedMatrices* weights :
        {&experts.up, &experts.down, &parts.latent_in, &parts.latent_out, &parts.shared_gate}) {
-    scratch = std::max(scratch, scratch_bytes(*weights, rows));
+    need(*weights);
   }
   if (parts.shared) {
-    const ExpertWeights::Packed& shared = parts.shared->packed();
-    scratch = std::max({scratch, scratch_bytes(shared.up, rows), scratch_bytes(shared.down, rows)});
+    need(parts.shared->packed().up);
+    need(parts.shared->packed().down);
   }
   if (with_router) {
-    scratch = std::max(scratch, scratch_bytes(parts.router.weight, rows));
+    need(parts.router.weight);
   }
   const int gemms = parts.shared ? 2 : 1;
   const std::int32_t matrices = parts.experts.shape().experts + gemms - 1;

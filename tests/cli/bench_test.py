@@ -6,7 +6,7 @@ from tool import CliTest, INVALID_ARGUMENT, main
 
 
 class Bench(CliTest):
-    KEYS = ["config", "tokens", "weights", "isa", "threads", "path", "ms", "gflops", "gbps", "roofline"]
+    KEYS = ["config", "tokens", "weights", "activations", "isa", "threads", "path", "ms", "gflops", "gbps", "roofline"]
 
     def test_json(self):
         for dtype in ("f32", "bf16"):
@@ -17,17 +17,20 @@ class Bench(CliTest):
             self.assertEqual([list(row) for row in result["rows"]], [self.KEYS] * 2)
             self.assertEqual([row["tokens"] for row in result["rows"]], [1, 4])
             for row in result["rows"]:
-                self.assertEqual((row["config"], row["weights"], row["threads"]), ("64,32,8,2", dtype, 1))
+                self.assertEqual((row["config"], row["weights"], row["activations"], row["threads"]),
+                                 ("64,32,8,2", dtype, dtype, 1))
                 for key in ("ms", "gflops", "gbps", "roofline"):
                     self.assertGreater(row[key], 0, key)
             self.assertGreater(result["probe"]["fma_gflops"], 0)
             self.assertGreater(result["probe"]["dram_gbps"], 0)
 
     def test_formats(self):
-        result = json.loads(self.call("bench", "layer", "--config", "64,32,8,2", "--tokens", "1", "--weights", "int4,fp8",
-                                      "--threads", 1, "--json"))
-        self.assertEqual([row["weights"] for row in result["rows"]], ["int4", "fp8"])
-        self.assertGreater(min(row["roofline"] for row in result["rows"]), 0)
+        for dtype, activations in (((), ["f32", "bf16"]), (("--dtype", "f32"), ["f32", "f32"])):
+            result = json.loads(self.call("bench", "layer", "--config", "64,32,8,2", "--tokens", "1", "--weights",
+                                          "int4,fp8", "--threads", 1, "--json", *dtype))
+            self.assertEqual([row["weights"] for row in result["rows"]], ["int4", "fp8"])
+            self.assertEqual([row["activations"] for row in result["rows"]], activations)
+            self.assertGreater(min(row["roofline"] for row in result["rows"]), 0)
 
     def test_routes(self):
         keys = ["router", "score", "logits", "experts", "topk", "tokens", "isa", "threads", "ms", "ns_per_token",

@@ -37,6 +37,15 @@ class Run(CliTest):
                 text = self.run_model(GOLDEN / name, "--output", "o.safetensors", "--dtype", "bf16", "--router", other)
                 self.assertIn(f"bf16 weights, bf16 activations, {other} router,", text)
 
+    def test_codes_with_bf16_activations(self):
+        # Of these all that is packed has the format.
+        for name, weights in (("gpt_oss_mxfp4", "mxfp4"), ("nemotron_h_nvfp4", "nvfp4"), ("deepseek_v3_fp8", "fp8")):
+            with self.subTest(name):
+                text = self.run_model(GOLDEN / name, "--expect", "--dtype", "bf16", "--router", "f32", "--weights",
+                                      weights)
+                self.assertIn(f"{weights} weights, bf16 activations, f32 router,", text)
+                self.assertIn("as expected", text)
+
     def test_weights_are_packed_to_what_holds_them(self):
         tensors = read_safetensors(GOLDEN / "qwen2_moe/model.safetensors")
         for parts, weights in (([".experts."], "f32"), ([".experts.", ".shared_expert."], "bf16")):

@@ -115,6 +115,17 @@ static inline __m512i emulated_cvtepu8_epi32(__m128i narrow) {
 #define _mm512_cvtepu8_epi32(a) emulated_cvtepu8_epi32(a)
 
 // SIMDe's name for it is another intrinsic's.
+static inline unsigned emulated_testn_epi16_mask(__m512i a, __m512i b) {
+  alignas(64) unsigned short both[32];
+  _mm512_store_si512(both, _mm512_and_si512(a, b));
+  unsigned mask = 0;
+  for (unsigned i = 0; i < 32; ++i) {
+    mask |= static_cast<unsigned>(both[i] == 0) << i;
+  }
+  return mask;
+}
+#define _mm512_testn_epi16_mask(a, b) emulated_testn_epi16_mask(a, b)
+
 static inline __m512i emulated_madd_epi16(__m512i a, __m512i b) {
   alignas(64) short x[32];
   alignas(64) short y[32];
