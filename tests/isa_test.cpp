@@ -151,18 +151,19 @@ TEST(Isa, DeepContractionsGiveTheSameBits) {
 }
 
 // Groups of int8, which are as deep as the matrix, take several blocks, which some sets decode and others do not; few rows
-// take them at once.
-TEST(Isa, DeepContractionsOfIntegersGiveTheSameBits) {
+// take them at once. So do codes of floats with bf16 activations.
+TEST(Isa, DeepContractionsOfGroupsGiveTheSameBits) {
   constexpr std::int64_t kDepth = 8256;
   constexpr std::int64_t kFew = 3;
   const auto rows = kernel_runs::normal_values(30 * kDepth, 1);
   const std::vector<float> few_rows(rows.begin(), rows.begin() + kFew * kDepth);
   const auto weight = kernel_runs::normal_values(40 * kDepth, 2);
-  for (const Format format : {Format::i8, Format::i4}) {
+  for (const Format format : kernel_runs::kScaledFormats) {
+    const Math math = math_of(format, DType::bf16);
     std::vector<std::uint32_t> first;
     on_every_isa([&](Isa isa) {
       const auto run = [&](const std::vector<float>& some) {
-        return kernel_runs::gemm(current_kernels(), Math::integer, some, weight, kDepth, nullptr, {.format = format});
+        return kernel_runs::gemm(current_kernels(), math, some, weight, kDepth, nullptr, {.format = format});
       };
       const auto bits = run(rows);
       first = first.empty() ? bits : first;

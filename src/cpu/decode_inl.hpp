@@ -49,17 +49,6 @@ struct E2m1 {
   using Pairs = typename U::E2m1Pairs;
 };
 
-template <std::int64_t kBits>
-struct CodeOfBits {
-  using Type = E2m1;
-};
-template <>
-struct CodeOfBits<E4m3::kBits> {
-  using Type = E4m3;
-};
-template <Format kFormat>
-using CodeOf = typename CodeOfBits<code_bits(kFormat)>::Type;
-
 // What the codes in 32 bits of V::kWidth columns stand for: f32, a step each.
 template <class Code>
 struct Singles {

@@ -238,6 +238,7 @@ void stream_floats(const GemmArgs& g, const std::byte* panels, const GemmScratch
   }
 }
 
+// sum + row · value, of operands as kMath has them. U delays looking for V::dot, as in dot_block.
 template <Math kMath, class U = V>
 inline V::R multiply_operands(V::R sum, V::R row, V::R value) {
   if constexpr (kMath == Math::integer) {
@@ -346,8 +347,10 @@ constexpr StreamRun run_of() {
     return stream_turns<kRows, kPanels, kMath>;
   } else if constexpr (kFormat == Format::mxfp4) {
     return stream_floats<kRows, kPanels, E2m1, true>;
+  } else if constexpr (code_bits(kFormat) == 8) {
+    return stream_floats<kRows, kPanels, E4m3>;
   } else {
-    return stream_floats<kRows, kPanels, CodeOf<kFormat>>;
+    return stream_floats<kRows, kPanels, E2m1>;
   }
 }
 

@@ -17,7 +17,7 @@ constexpr std::int64_t kStreamAhead = 2 << 10;
 // busy memory takes. fp8 gets 0.87 of memory's speed; with 2 KiB, 0.71.
 constexpr std::int64_t kCodesAhead = 8 << 10;
 // The same of codes that are operands, or nearly so: memory answers a core that mostly waits for it in half of that. int8
-// takes 0.97 of the time that it takes with 8 KiB, fp8 0.98; with 2 KiB, mxfp4 takes 1.15.
+// takes 0.97 of the time that it takes with 8 KiB, fp8 0.98; with 2 KiB, mxfp4 takes 1.1.
 constexpr std::int64_t kOperandsAhead = 4 << 10;
 // Bytes of a turn where few rows read two panels of f32 or bf16: memory sends more to a core that reads several places at
 // once. It takes 0.93 of the time of one panel; with 4, or turns of 1 KiB, it is as with one.

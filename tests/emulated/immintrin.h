@@ -114,7 +114,6 @@ static inline __m512i emulated_cvtepu8_epi32(__m128i narrow) {
 }
 #define _mm512_cvtepu8_epi32(a) emulated_cvtepu8_epi32(a)
 
-// SIMDe's name for it is another intrinsic's.
 static inline unsigned emulated_testn_epi16_mask(__m512i a, __m512i b) {
   alignas(64) unsigned short both[32];
   _mm512_store_si512(both, _mm512_and_si512(a, b));
@@ -125,20 +124,6 @@ static inline unsigned emulated_testn_epi16_mask(__m512i a, __m512i b) {
   return mask;
 }
 #define _mm512_testn_epi16_mask(a, b) emulated_testn_epi16_mask(a, b)
-
-static inline __m512i emulated_madd_epi16(__m512i a, __m512i b) {
-  alignas(64) short x[32];
-  alignas(64) short y[32];
-  alignas(64) int to[16];
-  _mm512_store_si512(x, a);
-  _mm512_store_si512(y, b);
-  for (int i = 0; i < 16; ++i) {
-    to[i] = x[2 * i] * y[2 * i] + x[2 * i + 1] * y[2 * i + 1];
-  }
-  return _mm512_loadu_si512(to);
-}
-#undef _mm512_madd_epi16
-#define _mm512_madd_epi16(a, b) emulated_madd_epi16(a, b)
 
 // SIMDe adds both products at once; the instruction does two FMAs, odd element first (Intel SDM).
 static inline __m512 emulated_dpbf16_ps(__m512 sum, __m512i a, __m512i b) {
