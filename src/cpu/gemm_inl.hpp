@@ -181,7 +181,6 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
     const std::byte* at = weights + k * g.panel_bytes / g.padded_depth;
     const std::int64_t blocks = depth / line.depth;
     const std::int64_t share = depth * g.panel_bytes / g.padded_depth / split.tiles;
-    const std::int64_t share_lines = (share / 64 + blocks - 1) / blocks;
     block = decode(g, weights, block, k, depth, scratch.block);
     const bool starts = joins ? k % g.scales.group == 0 : k == 0;
     const bool ends = k + depth == g.padded_depth;
@@ -197,7 +196,7 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
       const std::int64_t count = end - begin;
       const float* rows = scratch.tiles + line.floats(begin * g.padded_depth + k * count);
       const bool stream = split.tiles == 1 && V::tile_vectors(static_cast<int>(count)) * V::kWidth == kPanel;
-      const Prefetch ahead{at + (stream ? kStreamAhead : ahead_bytes + t * share), share_lines};
+      const Prefetch ahead{at + (stream ? kStreamAhead : ahead_bytes + t * share), (share + blocks - 1) / blocks};
       const Join own = group_ends ? join.from(begin) : join;
       (t < split.higher ? high : low)(rows, block, sums + begin * kPanel, blocks, !starts, ahead,
                                       group_ends ? &own : nullptr);
