@@ -33,8 +33,10 @@ inline void pack_tile(const GemmArgs& g, std::int64_t begin, std::int64_t end, f
       const std::int64_t depth = line_of(g.math).depth;
       std::uint16_t* line = reinterpret_cast<std::uint16_t*>(tile) + r * depth;
       for (std::int64_t k = 0; k < g.padded_depth; k += depth, line += count * depth) {
+        for (std::int64_t at = 0; at < depth * size; at += 64) {
+          V::prefetch(next + k * size + at);
+        }
         for (std::int64_t at = 0; at < depth; at += kLanes) {
-          V::prefetch(next + (k + at) * size);
           V16::store_bf16(line + at, load_row(g, row, scale, k + at));
         }
       }
