@@ -469,8 +469,9 @@ inline Vector token_gradient(const Token& token, const RouterOptions& options, c
   }
   if (gradient.z != 0) {
     const Vector share = softmax(token.logit);
+    const double slope = gradient.z * 2 * log_total(token.logit);
     for (std::size_t e = 0; e < out.size(); ++e) {
-      out[e] += gradient.z * 2 * log_total(token.logit) * share[e];
+      out[e] += slope * share[e];
     }
   }
   for (std::size_t e = 0; e < out.size(); ++e) {
