@@ -22,9 +22,9 @@ constexpr std::int64_t kOperandsAhead = 4 << 10;
 // Bytes of a turn where few rows read two panels of f32 or bf16: memory sends more to a core that reads several places at
 // once. It takes 0.93 of the time of one panel; with 4, or turns of 1 KiB, it is as with one.
 constexpr std::int64_t kTurnBytes = 512;
-// Most bytes of floats that a tile asks for at once. Behind 2 KiB, 32 cache lines, its own reads wait: 8 rows of f32 and bf16
-// take 1.1 times as long, 16 rows 1.15. With 512 bytes they are as fast as with 1 KiB, and many rows of f32 take 1.02 of the
-// time; so do integers with 1 KiB.
+// Most bytes of floats that a tile asks for at once. Behind 2 KiB, 32 cache lines, its own reads wait: 8 and 16 rows of f32
+// and bf16 take 1.1 times as long. With 512 bytes they are as fast as with 1 KiB, and many rows of f32 take 1.02 of the time;
+// so do integers with 1 KiB.
 constexpr std::int64_t kAskBytes = 1 << 10;
 
 constexpr bool paired_rows(Math math) { return (math == Math::bf16 || math == Math::scaled) && V::kHasDot; }
@@ -270,15 +270,15 @@ void tile(const float* a, const std::byte* panel, float* sums, std::int64_t bloc
     const std::byte* b = panel + first * V::kWidth * 4;
     const auto add = [&](std::int64_t block, std::int64_t end) __attribute__((always_inline)) {
       for (; block < end; ++block) {
-        const float* row = a + block * kRows * line_floats(kMath);
+        const float* line = a + block * kRows * line_floats(kMath);
         const std::byte* steps = b + block * line_bytes(kMath);
 #pragma GCC unroll 1
-        for (int ask = 0; ask < kAsks;
-             ++ask, row += line_of(kMath).floats(kSteps), steps += line_bytes(kMath) / kAsks) {
+        for (int ask = 0; ask < kAsks; ++ask) {
           for (until += share; ahead.from < until; ahead.from += 64) {
             V::prefetch(ahead.from);
           }
-          tile_block<kRows, kVectors, kMath, kSteps>(sum, row, steps);
+          tile_block<kRows, kVectors, kMath, kSteps>(sum, line + line_of(kMath).floats(ask * kSteps),
+                                                     steps + ask * line_bytes(kMath) / kAsks);
         }
       }
     };
