@@ -269,8 +269,8 @@ using PeakLoop = double (*)(std::int64_t iterations, float* sink);
 struct Kernels {
   Isa isa;
   void (*gemm)(const GemmArgs&);
-  // Up to so many rows gemm takes the weights of a matrix from memory through registers once. Beyond, codes are decoded for
-  // several tiles of rows at a time, and f32 and bf16 pass by tiles.
+  // Up to so many rows gemm takes the weights of a matrix from memory through registers once. Beyond, codes are decoded, and
+  // f32 and bf16 read, a block at a time for several tiles of rows.
   std::int64_t (*stream_rows)(Math, Format);
   void (*route)(const RouteArgs&);
   void (*route_backward)(const RouteBackwardArgs&);

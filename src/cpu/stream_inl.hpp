@@ -1,5 +1,5 @@
 // Few rows times panels: with one tile nothing reads a decoded block twice, so codes are decoded to registers where they
-// are used, and panels that are not codes are read in turns; part of a kernel file, see kernels_inl.hpp.
+// are used; part of a kernel file, see kernels_inl.hpp.
 
 namespace switchyard {
 namespace {
@@ -84,7 +84,7 @@ __attribute__((always_inline)) inline void stream_lines(V::R (&sum)[kRows][kColu
 #pragma GCC unroll 1
     for (int at = 0; at < kBlock; at += Code::kParts * kPartSteps, columns.words += kPanel * 4) {
       for (int n = 0; n < kColumns; n += kLineVectors) {
-        V::prefetch(columns.vector(n) + columns.ahead);
+        V::prefetch_near(columns.vector(n) + columns.ahead);
       }
       stream_part<0, Code, kScaling>(sum, rows + at, columns);
     }
@@ -196,7 +196,7 @@ inline std::int64_t look_ahead(const GemmArgs& g, const std::byte* panels, const
   const std::byte* scales = panels + panel + g.scales.begin() + step / g.scales.group * group_bytes;
   for (int i = 0; i < kPanels; ++i, scales += g.panel_bytes) {
     for (std::int64_t at = 0; at < block.groups * group_bytes; at += 64) {
-      V::prefetch(scales + at);
+      V::prefetch_near(scales + at);
     }
   }
   return panel + (step - block.begin) * kPanel * Code::kBits / 8;
@@ -307,7 +307,7 @@ void stream_groups(const GemmArgs& g, const std::byte* panel, const GemmScratch&
     // What is asked for may be of the panel after this one.
     const bool later = k + kStepsAhead >= g.padded_depth;
     const std::int64_t ahead = kOperandsAhead + (later ? to_next_words : 0);
-    V::prefetch(next_scales + group * group_bytes + (later ? to_next_scales : 0));
+    V::prefetch_near(next_scales + group * group_bytes + (later ? to_next_scales : 0));
     for (std::int64_t column = 0; column < kPanel; column += kColumns * V::kWidth) {
       V::R sum[kRows][kColumns] = {};
       Columns columns{words + k * kStepBytes + column * 4, g.panel_bytes, nullptr, column, ahead};
@@ -316,7 +316,7 @@ void stream_groups(const GemmArgs& g, const std::byte* panel, const GemmScratch&
 #pragma GCC unroll 1
         for (std::int64_t at = 0; at < kLine; at += Words::kSteps, columns.words += kPanel * 4) {
           for (int n = 0; n < kColumns; n += kLineVectors) {
-            V::prefetch(columns.vector(n) + columns.ahead);
+            V::prefetch_near(columns.vector(n) + columns.ahead);
           }
           add_word<kMath, Words>(sum, rows + at, columns);
         }
@@ -326,10 +326,11 @@ void stream_groups(const GemmArgs& g, const std::byte* panel, const GemmScratch&
   }
 }
 
-// Panels of weights that are not codes, in turns.
-template <int kRows, int kPanels, Math kMath>
-void stream_turns(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums) {
-  tile_turns<kRows, kPanels, kMath>(scratch.tiles, panels, g.panel_bytes, g.padded_depth, sums);
+// One panel of weights that are not codes.
+template <int kRows, Math kMath>
+void stream_panel(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch, float* sums) {
+  tile<kRows, kMath>(scratch.tiles, panel, sums, g.padded_depth / line_of(kMath).depth, false,
+                     {panel + kStreamAhead, line_bytes(kMath)}, nullptr);
 }
 
 using StreamRun = void (*)(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums);
@@ -344,7 +345,8 @@ struct Stream {
 template <Format kFormat, Math kMath, int kRows, int kPanels>
 constexpr StreamRun run_of() {
   if constexpr (!has_scales(kFormat)) {
-    return stream_turns<kRows, kPanels, kMath>;
+    static_assert(kPanels == 1);
+    return stream_panel<kRows, kMath>;
   } else if constexpr (kFormat == Format::mxfp4) {
     return stream_floats<kRows, kPanels, E2m1, true>;
   } else if constexpr (code_bits(kFormat) == 8) {

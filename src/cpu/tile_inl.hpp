@@ -17,11 +17,9 @@ constexpr std::int64_t kStreamAhead = 2 << 10;
 // busy memory takes. fp8 gets 0.87 of memory's speed; with 2 KiB, 0.71.
 constexpr std::int64_t kCodesAhead = 8 << 10;
 // The same of codes that are operands, or nearly so: memory answers a core that mostly waits for it in half of that. int8
-// takes 0.97 of the time that it takes with 8 KiB, fp8 0.98; with 2 KiB, mxfp4 takes 1.1.
+// takes 0.97 of the time that it takes with 8 KiB, fp8 0.98; with 2 KiB, mxfp4 takes 1.1. Codes go to L1: from L2, mxfp4
+// takes 1.06 of the time.
 constexpr std::int64_t kOperandsAhead = 4 << 10;
-// Bytes of a turn where few rows read two panels of f32 or bf16: memory sends more to a core that reads several places at
-// once. It takes 0.93 of the time of one panel; with 4, or turns of 1 KiB, it is as with one.
-constexpr std::int64_t kTurnBytes = 512;
 // Most bytes of floats that a tile asks for at once. Behind 2 KiB, 32 cache lines, its own reads wait: 8 and 16 rows of f32
 // and bf16 take 1.1 times as long. With 512 bytes they are as fast as with 1 KiB, and many rows of f32 take 1.02 of the time;
 // so do integers with 1 KiB.
@@ -50,13 +48,9 @@ constexpr std::int64_t line_bytes(Math math) {
   return math == Math::integer ? kWordBlock * kPanel * 4 : line_of(math).depth * kPanel * (narrow ? 2 : 4);
 }
 
-// Contraction steps of a turn.
-constexpr int turn_depth(Math math) { return static_cast<int>(kTurnBytes * line_of(math).depth / line_bytes(math)); }
-
-// In how many parts a tile of one panel asks for what follows, beside a line or a turn of `depth` steps of `vectors` of the
-// panel.
-constexpr int asks(Math math, int depth, int vectors) {
-  const std::int64_t bytes = line_bytes(math) * depth / line_of(math).depth * vectors / kPanelVectors;
+// In how many parts a tile asks for what follows, beside a line of `vectors` of the panel.
+constexpr int asks(Math math, int vectors) {
+  const std::int64_t bytes = line_bytes(math) * vectors / kPanelVectors;
   return math == Math::integer || bytes <= kAskBytes ? 1 : static_cast<int>(bytes / kAskBytes);
 }
 
@@ -253,15 +247,15 @@ __attribute__((always_inline)) inline void join_group(const V::R (&sum)[kRows][k
   }
 }
 
-// sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile, or over the one block of a turn. Where groups
-// have sums of their own (integers as their bits) and end with the lines, each joins its chain instead.
-template <int kRows, Math kMath, int kSpan = line_of(kMath).depth>
+// sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile. Where groups have sums of their own (integers
+// as their bits) and end with the lines, each joins its chain instead.
+template <int kRows, Math kMath>
 void tile(const float* a, const std::byte* panel, float* sums, std::int64_t blocks, bool accumulate, Prefetch ahead,
           const Join* join) {
   constexpr int kVectors = V::tile_vectors(kRows);
   constexpr int kPasses = kPanel / V::kWidth / kVectors;
-  constexpr int kAsks = asks(kMath, kSpan, kVectors);
-  constexpr int kSteps = kSpan / kAsks;
+  constexpr int kAsks = asks(kMath, kVectors);
+  constexpr int kSteps = line_of(kMath).depth / kAsks;
   const std::int64_t share = (ahead.bytes + kPasses * kAsks - 1) / (kPasses * kAsks);
   const std::byte* until = ahead.from;
   for (int first = 0; first < kPanel / V::kWidth; first += kVectors) {
@@ -295,22 +289,6 @@ void tile(const float* a, const std::byte* panel, float* sums, std::int64_t bloc
     }
     add(0, blocks);
     store_sums(sum, sums + first * V::kWidth);
-  }
-}
-
-// sums [kPanels][kRows][kPanel] = rows · kPanels panels over `depth` steps, in turns.
-template <int kRows, int kPanels, Math kMath>
-void tile_turns(const float* rows, const std::byte* panels, std::int64_t panel_bytes, std::int64_t depth, float* sums) {
-  constexpr Line kLine = line_of(kMath);
-  constexpr int kSteps = turn_depth(kMath);
-  static_assert(kLine.depth % kSteps == 0 && kDepth % kSteps == 0);
-  constexpr std::int64_t kAhead = kStreamAhead / kPanels;
-  for (std::int64_t k = 0; k < depth; k += kSteps, panels += kTurnBytes) {
-    const float* at = rows + k / kLine.depth * kRows * kLine.floats(kLine.depth) + kLine.floats(k % kLine.depth);
-    for (int p = 0; p < kPanels; ++p) {
-      const std::byte* turn = panels + p * panel_bytes;
-      tile<kRows, kMath, kSteps>(at, turn, sums + p * kRows * kPanel, 1, k > 0, {turn + kAhead, kTurnBytes}, nullptr);
-    }
   }
 }
 

@@ -16,7 +16,7 @@ struct V {
   // 4 sums and what is held of 4 vectors of codes, or up to 12 of two.
   static constexpr int stream_vectors(int rows) { return rows == 1 ? 4 : 2; }
   static constexpr int stream_rows(Format format) { return has_scales(format) ? 6 : 3; }
-  static constexpr int stream_panels(Format format, int) { return has_scales(format) ? 1 : 2; }
+  static constexpr int stream_panels(Format, int) { return 1; }
 
   // Rows of groups' sums: with 6 there is no room for what is decoded beside them. Of integers, up to 12 sums. Two tiles
   // take less time to decode in registers than once to memory, which they then read.
@@ -119,9 +119,13 @@ struct V {
   }
   // Keeps the compiler from loading ahead, for which it would push sums onto the stack: 16 registers are full.
   static void hold_loads() { asm volatile("" ::: "memory"); }
-  // Inlined before the compiler concludes that a function which only prefetches has no effect and drops its calls.
+  // To L2, and to L1. Inlined before the compiler concludes that a function which only prefetches has no effect and drops its
+  // calls.
   __attribute__((always_inline)) static void prefetch(const std::byte* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+  }
+  __attribute__((always_inline)) static void prefetch_near(const std::byte* p) {
+    _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
   }
 
  private:

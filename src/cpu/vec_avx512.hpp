@@ -12,16 +12,11 @@ struct V : Dot, WordDot {
   static constexpr int kTileRows = 13;
   static constexpr int tile_vectors(int) { return 2; }
   static constexpr int stream_vectors(int) { return 2; }
-  // Of f32 and bf16 few enough for two panels in turns; of floats' codes a whole tile, as they are not decoded to memory
-  // then.
-  static constexpr int stream_rows(Format format) { return has_scales(format) ? kTileRows : 3; }
+  static constexpr int stream_rows(Format) { return kTileRows; }
   // Floats of 4 bits come from memory faster than the chains of so few sums can add them: panels are read side by side, most
   // of mxfp4, which does not multiply weights by scales. What is wider does not, and memory sends most to a core that reads
   // one place.
   static constexpr int stream_panels(Format format, int rows) {
-    if (!has_scales(format)) {
-      return 2;
-    }
     if (code_bits(format) > 4 || rows > 6) {
       return 1;
     }
@@ -80,9 +75,13 @@ struct V : Dot, WordDot {
     return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
   }
   static void hold_loads() {}  // 32 registers have room for what the compiler loads ahead
-  // Inlined before the compiler concludes that a function which only prefetches has no effect and drops its calls.
+  // To L2, and to L1. Inlined before the compiler concludes that a function which only prefetches has no effect and drops its
+  // calls.
   __attribute__((always_inline)) static void prefetch(const std::byte* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+  }
+  __attribute__((always_inline)) static void prefetch_near(const std::byte* p) {
+    _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
   }
 };
 

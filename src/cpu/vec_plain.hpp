@@ -57,7 +57,7 @@ struct V : Lanes8 {
   static constexpr int tile_vectors(int) { return 1; }
   static constexpr int stream_vectors(int) { return 1; }
   static constexpr int stream_rows(Format format) { return has_scales(format) ? 6 : 3; }
-  static constexpr int stream_panels(Format format, int) { return has_scales(format) ? 1 : 2; }
+  static constexpr int stream_panels(Format, int) { return 1; }
 
   static constexpr int kGroupRows = 4;
   static constexpr int word_vectors(int) { return 1; }
@@ -141,6 +141,7 @@ struct V : Lanes8 {
   }
   static void hold_loads() {}
   static void prefetch(const std::byte*) {}
+  static void prefetch_near(const std::byte*) {}
 
  private:
   static std::uint32_t word(const std::byte* words, int i) {
