@@ -78,11 +78,11 @@ TEST(SmallBatchMemory, AWorkspaceForFewerTokensIsRefusedBeforeAnyWork) {
   EXPECT_EQ(y.bytes, before);
 }
 
-// A grouped GEMM of one-column matrices whose pieces and scratch have exactly the carved sizes.
-void run_exact(const std::vector<std::int64_t>& rows_of, std::int64_t depth, int threads) {
+// A grouped GEMM of ones whose pieces and scratch have exactly the carved sizes.
+void run_exact(const std::vector<std::int64_t>& rows_of, std::int64_t depth, int threads, std::int64_t features = 70) {
   const auto count = static_cast<std::int32_t>(rows_of.size());
-  PackedMatrices weights(count, 70, depth, false, Format::f32);
-  const std::vector<float> ones(static_cast<std::size_t>(70 * depth), 1.0F);
+  PackedMatrices weights(count, features, depth, false, Format::f32);
+  const std::vector<float> ones(static_cast<std::size_t>(features * depth), 1.0F);
   std::vector<std::int64_t> offset{0};
   for (std::int32_t m = 0; m < count; ++m) {
     weights.pack(m, {ones.data(), DType::f32, depth, 1}, {}, Threads::pool(1));
@@ -112,7 +112,7 @@ void run_exact(const std::vector<std::int64_t>& rows_of, std::int64_t depth, int
     gemm.out = out.data();
     run_grouped(gemm, memory, current_kernels(), Threads::pool(threads));
     for (std::int64_t row = 0; row < rows; ++row) {
-      ASSERT_EQ(out[static_cast<std::size_t>(row * weights.out_width() + 69)], static_cast<float>(depth));
+      ASSERT_EQ(out[static_cast<std::size_t>(row * weights.out_width() + features - 1)], static_cast<float>(depth));
     }
   }
 }
@@ -124,6 +124,7 @@ TEST(SmallBatchMemory, PiecesOfEverySpreadFitTheirBound) {
     run_exact(std::vector<std::int64_t>(100, 1), 3, threads);
     run_exact({400}, 3, threads);
     run_exact({157, 0, 1, 156, 27, 313}, 3, threads);
+    run_exact({1, 0, 3, 200}, 2048, threads, 2000);  // pieces of one panel
     for (int i = 0; i < 5; ++i) {
       std::vector<std::int64_t> rows(random_of<std::size_t>(random, 1, 30));
       for (std::int64_t& each : rows)

@@ -7,9 +7,12 @@
 namespace switchyard {
 namespace {
 
-// Pieces per thread: the last piece of the slowest thread is 1/32 of its work, and gathering its rows again is still
-// small.
-constexpr std::int64_t kPiecesPerThread = 32;
+// A piece takes a quarter of a thread's share of the work that is left, or more where a part of rows ends: large pieces gather
+// their rows once, and the small ones at the end let all threads finish together. With a half or an eighth, layers take as
+// long; with 32 equal pieces per thread, most of which gather rows that another one gathers, too, 1.01 to 1.06 times as long.
+constexpr std::int64_t kShareOfLeft = 4;
+// The smallest piece is 1/64 of a thread's work. With 1/32, 64 tokens on few experts take 1.01 times as long.
+constexpr std::int64_t kPiecesPerThread = 64;
 // What a panel costs besides its rows, in rows: reading it from memory takes as long as computing about 8 rows (20 flop
 // per byte).
 constexpr std::int64_t kPanelCost = 8;
@@ -26,6 +29,15 @@ std::int64_t row_limit(const GroupedMemory& memory, std::int64_t padded_depth) {
   const std::int64_t row_bytes = padded_depth * static_cast<std::int64_t>(sizeof(float));
   return std::clamp(memory.tile_bytes / row_bytes, kFewestRows, kMaxGemmRows);
 }
+
+// What a piece costs: at least `fewest()`, and less than twice that if panels and kPieceBytes allow it; or what is left of a
+// part of rows.
+struct Budget {
+  std::int64_t left;  // of all that are not cut yet
+  std::int64_t shares;
+  std::int64_t least;
+  std::int64_t fewest() const { return std::max(left / shares, least); }
+};
 
 // How one GEMM is cut.
 struct Cut {
@@ -48,14 +60,14 @@ struct Cut {
     }
     return sum;
   }
-  // Cuts the rows of each matrix into as few equal parts as the kernels and the caches take, and the panels so that no
-  // piece costs more than `target`.
-  Piece* make_pieces(std::int32_t index, std::int64_t target, Piece* to) const;
+  // Cuts the rows of each matrix into as few equal parts as the kernels and the caches take, and their panels as the budget
+  // says.
+  Piece* make_pieces(std::int32_t index, Budget& budget, Piece* to) const;
 };
 
-Piece* Cut::make_pieces(std::int32_t index, std::int64_t target, Piece* to) const {
+Piece* Cut::make_pieces(std::int32_t index, Budget& budget, Piece* to) const {
   const std::int64_t panels = gemm.weights->panels();
-  const std::int64_t most_splits = std::max<std::int64_t>(1, panels * gemm.weights->panel_bytes() / kPieceBytes);
+  const std::int64_t fewest_panels = (kPieceBytes - 1) / gemm.weights->panel_bytes() + 1;
   for (std::int32_t e = 0; e < gemm.count; ++e) {
     const std::int64_t begin = gemm.offset[e];
     const std::int64_t rows = gemm.offset[e + 1] - begin;
@@ -63,9 +75,15 @@ Piece* Cut::make_pieces(std::int32_t index, std::int64_t target, Piece* to) cons
     for (std::int64_t part = 0; part < count; ++part) {
       const std::int64_t from = begin + part * rows / count;
       const std::int64_t until = begin + (part + 1) * rows / count;
-      const std::int64_t splits = std::min({panels, most_splits, (cost(until - from, 1) + target - 1) / target});
-      for (std::int64_t split = 0; split < splits; ++split) {
-        *to++ = {index, e, from, until, split * panels / splits, (split + 1) * panels / splits};
+      const std::int64_t panel_cost = cost(until - from, 1) / panels;
+      for (std::int64_t panel = 0; panel < panels; ++to) {
+        const std::int64_t left = panels - panel;
+        const std::int64_t pieces = std::clamp<std::int64_t>(left * panel_cost / budget.fewest(), 1,
+                                                             std::max<std::int64_t>(left / fewest_panels, 1));
+        const std::int64_t end = panel + (left + pieces - 1) / pieces;
+        *to = {index, e, from, until, panel, end};
+        budget.left -= (end - panel) * panel_cost;
+        panel = end;
       }
     }
   }
@@ -78,16 +96,16 @@ std::int64_t cut(std::span<const GroupedGemm> gemms, int threads, const GroupedM
   for (const GroupedGemm& gemm : gemms) {
     total += Cut(gemm, memory).total();
   }
-  const std::int64_t target = total / (threads * kPiecesPerThread) + 1;
+  Budget budget{total, threads * kShareOfLeft, total / (threads * kPiecesPerThread) + 1};
   Piece* to = memory.pieces;
   for (std::size_t i = 0; i < gemms.size(); ++i) {
-    to = Cut(gemms[i], memory).make_pieces(static_cast<std::int32_t>(i), target, to);
+    to = Cut(gemms[i], memory).make_pieces(static_cast<std::int32_t>(i), budget, to);
   }
   return to - memory.pieces;
 }
 
-// Every part of rows yields at most cost / target + 1 pieces, and all costs together are at most target · threads ·
-// kPiecesPerThread.
+// A piece costs at least Budget::least, or is the last of a part of rows; all costs together are at most threads ·
+// kPiecesPerThread of that.
 std::int64_t max_pieces(std::int64_t rows, std::int32_t count, int threads) {
   return threads * kPiecesPerThread + std::min<std::int64_t>(rows, count) + rows / kFewestRows;
 }
