@@ -111,6 +111,24 @@ TEST_P(Emulated, FunctionsBiasesAndScalesGiveTheBitsOfPlain) {
   }
 }
 
+TEST_P(Emulated, OutPastTheCachesHasTheBitsOfPlain) {
+  constexpr std::int64_t kDepth = 37;
+  const auto weight = kernel_runs::normal_values(70 * kDepth, 2);
+  const ExpertFunction gated;
+  const ExpertFunction ungated{.activation = Activation::relu, .gated = false};
+  for (const ExpertFunction* function : {static_cast<const ExpertFunction*>(nullptr), &gated, &ungated}) {
+    for (const Math math : {Math::f32, Math::bf16, Math::integer}) {
+      for (const std::int64_t rows : {1, 15, 40}) {
+        const auto x = kernel_runs::normal_values(static_cast<std::size_t>(rows * kDepth), 1);
+        EXPECT_EQ(kernel_runs::gemm(*GetParam(), math, x, weight, kDepth, function,
+                                    {.format = Format::i8, .streams_out = true}),
+                  kernel_runs::gemm(kKernelsPlain, math, x, weight, kDepth, function, {.format = Format::i8}))
+            << "math " << static_cast<int>(math) << " rows " << rows << " function " << (function != nullptr);
+      }
+    }
+  }
+}
+
 TEST_P(Emulated, RouteGivesTheBitsOfPlain) {
   const auto bias = kernel_runs::normal_values(100, 7);
   for (const std::int32_t experts : {1, 16, 37, 100}) {

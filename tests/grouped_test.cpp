@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "switchyard/probe.hpp"
@@ -28,7 +30,8 @@ std::vector<float> random_floats(std::int64_t count, unsigned seed) {
   return values;
 }
 
-std::vector<float> run(const Problem& problem, std::int64_t tile_bytes, int threads) {
+// past_caches: whether output that is larger than a core's L2 may go there.
+std::vector<float> run(const Problem& problem, std::int64_t tile_bytes, int threads, bool past_caches = true) {
   const auto count = static_cast<std::int32_t>(problem.rows.size());
   PackedMatrices weights(count, problem.features, problem.depth, false, problem.format);
   std::vector<std::int64_t> offset{0};
@@ -40,6 +43,9 @@ std::vector<float> run(const Problem& problem, std::int64_t tile_bytes, int thre
   const std::int64_t rows = offset.back();
   const std::vector<float> x = random_floats(rows * problem.depth, 99);
   std::vector<float> out(static_cast<std::size_t>(rows * weights.out_width()), -1);
+  const Workspace memory_of_out(out.size() * sizeof(float) + 64);
+  std::byte* const to = static_cast<std::byte*>(memory_of_out.data()) + (past_caches ? 0 : 4);
+  std::memcpy(to, out.data(), out.size() * sizeof(float));
   Carver counting;
   carve_grouped(counting, rows, count, scratch_bytes(math_of(weights.format()), weights, rows), threads);
   const Workspace workspace(counting.bytes());
@@ -53,8 +59,9 @@ std::vector<float> run(const Problem& problem, std::int64_t tile_bytes, int thre
   gemm.offset = offset.data();
   gemm.math = problem.math;
   gemm.rows = ConstMatrix(x.data(), rows, problem.depth);
-  gemm.out = out.data();
+  gemm.out = to;
   run_grouped(gemm, memory, current_kernels(), Threads::pool(threads));
+  std::memcpy(out.data(), to, out.size() * sizeof(float));
   return out;
 }
 
@@ -68,6 +75,28 @@ TEST(Grouped, BitsDoNotDependOnCachesOrThreads) {
         EXPECT_EQ(run(problem, tile_bytes, threads), expected) << tile_bytes << " bytes, " << threads << " threads";
       }
     }
+  }
+}
+
+TEST(Grouped, BitsDoNotDependOnWhereTheOutputGoes) {
+  constexpr std::int64_t kFeatures = 2000;
+  const auto l2_rows = static_cast<std::int64_t>(processor_caches().l2_bytes) / (kFeatures * 4);
+  for (const auto& [format, math] :
+       {std::pair(Format::f32, Math::f32), std::pair(Format::bf16, Math::bf16), std::pair(Format::i8, Math::integer)}) {
+    const Problem problem{kFeatures, 130, format, math, {1, l2_rows, 0, 30, 2}};
+    const std::vector<float> expected = run(problem, -1, 1, false);
+    for (const int threads : {1, 2, 5}) {
+      EXPECT_EQ(run(problem, -1, threads), expected) << format_name(format) << ", " << threads << " threads";
+    }
+  }
+}
+
+// Panels of 128 KiB, so that few of them may be a piece of their own.
+TEST(Grouped, ManyPiecesOfFewRowsHaveTheSameBits) {
+  const Problem problem{1000, 1024, Format::f32, Math::f32, {1, 0, 40, 2, 170}};
+  const std::vector<float> expected = run(problem, -1, 1);
+  for (const int threads : {2, 3, 16}) {
+    EXPECT_EQ(run(problem, -1, threads), expected) << threads << " threads";
   }
 }
 

@@ -33,6 +33,7 @@ struct GemmExtras {
   std::vector<float> row_scale = {};  // of each row
   std::vector<float> h_scale = {};    // of each row, with a function
   Format format = Format::f32;        // of the weights, if the math is decoded or integer
+  bool streams_out = false;
 };
 
 // rows [*, depth] · view [features, depth]ᵀ; with a function, which takes weight for the gate's and for up's: h.
@@ -52,6 +53,8 @@ inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const 
     packed.pack_bias(0, bias, bias);
   }
   std::vector<float> out(static_cast<std::size_t>(count * packed.out_width()));
+  const std::size_t out_bytes = out.size() * sizeof(float);
+  const Workspace aligned(out_bytes);
   Workspace scratch(gemm_scratch_bytes(math, count, packed.padded_depth()));
   GemmArgs args{};
   args.math = math;
@@ -70,11 +73,13 @@ inline std::vector<std::uint32_t> gemm(const Kernels& kernels, Math math, const 
   args.row_scale = extras.row_scale.empty() ? nullptr : extras.row_scale.data();
   args.function = function;
   args.h_scale = extras.h_scale.empty() ? nullptr : extras.h_scale.data();
-  args.out = out.data();
+  args.out = aligned.data();
   args.out_type = DType::f32;
   args.out_stride = packed.out_width();
+  args.streams_out = extras.streams_out;
   args.scratch = static_cast<std::byte*>(scratch.data());
   kernels.gemm(args);
+  std::memcpy(out.data(), aligned.data(), out_bytes);
   return bits_of(out);
 }
 

@@ -31,13 +31,18 @@ inline void pack_tile(const GemmArgs& g, std::int64_t begin, std::int64_t end, f
       quantise_row(g, row, scale, row_scale, r, count, tile, scratch.row_sums + (begin + r) * groups);
     } else if (paired_rows(g.math)) {
       const std::int64_t depth = line_of(g.math).depth;
+      const bool is_bf16 = g.rows_type == DType::bf16 && scale == nullptr;
       std::uint16_t* line = reinterpret_cast<std::uint16_t*>(tile) + r * depth;
       for (std::int64_t k = 0; k < g.padded_depth; k += depth, line += count * depth) {
         for (std::int64_t at = 0; at < depth * size; at += 64) {
           V::prefetch(next + k * size + at);
         }
         for (std::int64_t at = 0; at < depth; at += kLanes) {
-          V16::store_bf16(line + at, load_row(g, row, scale, k + at));
+          if (is_bf16 && k + at + kLanes <= g.depth) {
+            __builtin_memcpy(line + at, row + (k + at) * size, kLanes * sizeof(*line));
+          } else {
+            V16::store_bf16(line + at, load_row(g, row, scale, k + at));
+          }
         }
       }
     } else {
@@ -52,11 +57,19 @@ inline void pack_tile(const GemmArgs& g, std::int64_t begin, std::int64_t end, f
 // What follows the sums of rows begin .. end of one panel; chosen once for a piece.
 using Finish = void (*)(const GemmArgs& g, const float* sums, std::int64_t begin, std::int64_t end, std::int64_t panel);
 
+inline void store_out(const GemmArgs& g, float* out, V16 value) {
+  if (g.streams_out) {
+    V16::stream(out, value);
+  } else {
+    V16::store(out, value);
+  }
+}
+
 void finish_sums(const GemmArgs& g, const float* sums, std::int64_t begin, std::int64_t end, std::int64_t panel) {
   for (std::int64_t row = begin; row < end; ++row) {
     float* out = static_cast<float*>(g.out) + row * g.out_stride + panel * kPanel;
-    V16::store(out, V16::load(sums + row * kPanel));
-    V16::store(out + kLanes, V16::load(sums + row * kPanel + kLanes));
+    store_out(g, out, V16::load(sums + row * kPanel));
+    store_out(g, out + kLanes, V16::load(sums + row * kPanel + kLanes));
   }
 }
 
@@ -65,7 +78,7 @@ inline void store_h(const GemmArgs& g, std::int64_t row, std::int64_t feature, V
     h = V16::mul(h, V16::set(g.h_scale[row]));
   }
   if (g.out_type == DType::f32) {
-    V16::store(static_cast<float*>(g.out) + row * g.out_stride + feature, h);
+    store_out(g, static_cast<float*>(g.out) + row * g.out_stride + feature, h);
   } else {
     V16::store_bf16(static_cast<std::uint16_t*>(g.out) + row * g.out_stride + feature, h);
   }
@@ -265,6 +278,9 @@ __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
 void gemm(const GemmArgs& g) {
   const FloatMode mode(g.math == Math::bf16);
   gemm_rows(g);
+  if (g.streams_out) {
+    V16::end_streams();
+  }
 }
 
 }  // namespace

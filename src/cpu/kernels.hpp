@@ -122,6 +122,7 @@ struct GemmArgs {
   void* out;
   DType out_type;
   std::int64_t out_stride;
+  bool streams_out;    // out goes past the caches: f32, every row and panel at a multiple of 64 bytes
   std::byte* scratch;  // gemm_scratch_bytes, aligned to 64
 };
 

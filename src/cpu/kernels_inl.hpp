@@ -8,7 +8,8 @@
 //        operand, a step at a time, store_steps, which makes the first, and difference, which gives floats; where groups have
 //        sums of their own, kGroupRows, the rows of a tile that decodes in registers, word_vectors(rows), its columns of
 //        integers, stream_tiles(format), how many such tiles there may be, and streams_all(format), whether any number
-//   V16  kLanes virtual lanes for elementwise work
+//   V16  kLanes virtual lanes for elementwise work; stream, which stores a cache line past the caches, and end_streams, after
+//        which other threads find what was streamed once they are told
 //   Keys  native vectors of numbers that order experts by value, then id
 //   TopTwo  the largest and the next in each lane: top_two, top_two_of_groups; and transpose, of kLanes rows
 //   FloatMode  a scope of known rounding, with or without denormals

@@ -103,6 +103,8 @@ struct V16 {
     return {_mm512_mask_blend_ps(first(count), _mm512_set1_ps(fill), a.all)};
   }
   static void store(float* p, V16 a) { _mm512_storeu_ps(p, a.all); }
+  static void stream(float* p, V16 a) { _mm512_stream_ps(p, a.all); }
+  static void end_streams() { _mm_sfence(); }
   static V16 add(V16 a, V16 b) { return {_mm512_add_ps(a.all, b.all)}; }
   static V16 sub(V16 a, V16 b) { return {_mm512_sub_ps(a.all, b.all)}; }
   static V16 mul(V16 a, V16 b) { return {_mm512_mul_ps(a.all, b.all)}; }

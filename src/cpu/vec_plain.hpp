@@ -152,6 +152,8 @@ struct V : Lanes8 {
 };
 
 struct V16 : Lanes<kLanes, V16> {
+  static void stream(float* p, const V16& a) { store(p, a); }
+  static void end_streams() {}
   static V16 load_halves(const float* p, const float* q) {
     return make([=](int i) { return i < 8 ? p[i] : q[i - 8]; });
   }

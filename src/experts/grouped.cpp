@@ -39,6 +39,16 @@ struct Budget {
   std::int64_t fewest() const { return std::max(left / shares, least); }
 };
 
+// Whether the output does not wait in caches for who reads it next: it is larger than a core's L2, and more weights than that
+// pass through before. Written to memory at once it costs no reading of what it overwrites, and no waiting for that: in `a`,
+// 1024 tokens take 0.97 of the time in bf16, 0.91 in int8.
+bool streams_out(const GroupedGemm& gemm) {
+  const std::int64_t bytes =
+      gemm.offset[gemm.count] * gemm.weights->out_width() * static_cast<std::int64_t>(dtype_bytes(gemm.out_type));
+  const bool whole_lines = gemm.out_type == DType::f32 && reinterpret_cast<std::uintptr_t>(gemm.out) % 64 == 0;
+  return whole_lines && bytes > static_cast<std::int64_t>(processor_caches().l2_bytes);
+}
+
 // How one GEMM is cut.
 struct Cut {
   const GroupedGemm& gemm;
@@ -164,6 +174,7 @@ bool run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory
     args.out = static_cast<std::byte*>(gemm.out) + piece.row_begin * out_bytes;
     args.out_type = gemm.out_type;
     args.out_stride = weights.out_width();
+    args.streams_out = streams_out(gemm);
     args.scratch = memory.scratch + static_cast<std::size_t>(worker) * memory.scratch_bytes;
     kernels.gemm(args);
   });

@@ -31,6 +31,15 @@ static inline __m512 emulated_mask_loadu_ps(__m512 fill, unsigned mask, const fl
 }
 #define _mm512_mask_loadu_ps(fill, mask, from) emulated_mask_loadu_ps(fill, mask, from)
 
+static inline void emulated_stream_ps(float* to, __m512 a) {
+  alignas(64) float lane[16];
+  _mm512_store_ps(lane, a);
+  for (int i = 0; i < 16; i += 4) {
+    _mm_stream_ps(to + i, _mm_load_ps(lane + i));
+  }
+}
+#define _mm512_stream_ps(to, a) emulated_stream_ps(to, a)
+
 static inline __m256i emulated_cvtepi32_epi16(__m512i wide) {
   alignas(64) unsigned from[16];
   alignas(32) unsigned short to[16];
