@@ -117,8 +117,8 @@ TEST(Memory, AForwardTakesItsOutputAndItsWorkspaceAndNothingElse) {
 }
 
 TEST(Memory, RowsAreDenseAndBoundedWhateverTheExpertsAndTokens) {
-  // Routing and plan of every slot, 64 MiB of rows, 4 MiB of logits, and the threads' own.
-  constexpr std::size_t kBounded = (std::size_t{64} + 4) << 20;
+  // Routing and plan of every slot, 128 MiB of rows, 4 MiB of logits, and the threads' own.
+  constexpr std::size_t kBounded = (std::size_t{128} + 4) << 20;
   const LayerCase many{"many", 64, 32, 512, 8};
   const Layer layer = Weights(many, Shared::plain, 3).layer({.topk = many.topk}, {.threads = Threads::pool(2)});
   std::size_t before = 0;
