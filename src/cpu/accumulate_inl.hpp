@@ -76,7 +76,7 @@ __attribute__((noinline)) void accumulate_tiles(const AccumulateArgs& c) {
         const std::int64_t begin = tiles.begin(t);
         tile_of<Math::f32>(tiles.begin(t + 1) - begin)(
             factors + begin * kAccumulateDepth, reinterpret_cast<const std::byte*>(panel),
-            sums + first * kAccumulateRows + begin * kPanel, blocks, true, {nullptr, 0}, nullptr);
+            sums + first * kAccumulateRows + begin * kPanel, blocks, true, {nullptr, 0, false}, nullptr);
       }
     }
   }

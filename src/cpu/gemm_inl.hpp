@@ -210,7 +210,7 @@ inline void gemm_panel(const GemmArgs& g, const RowTiles& split, std::int64_t pa
       const std::int64_t end = split.begin(t + 1);
       const std::int64_t count = end - begin;
       const float* rows = scratch.tiles + line.floats(begin * g.padded_depth + k * count);
-      const Prefetch ahead{at + ahead_bytes + t * share, (share + blocks - 1) / blocks};
+      const Prefetch ahead{at + ahead_bytes + t * share, (share + blocks - 1) / blocks, false};
       const Join own = group_ends ? join.from(begin) : join;
       (t < split.higher ? high : low)(rows, block, sums + begin * kPanel, blocks, !starts, ahead,
                                       group_ends ? &own : nullptr);

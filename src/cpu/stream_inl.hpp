@@ -330,7 +330,7 @@ void stream_groups(const GemmArgs& g, const std::byte* panel, const GemmScratch&
 template <int kRows, Math kMath>
 void stream_panel(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch, float* sums) {
   tile<kRows, kMath>(scratch.tiles, panel, sums, g.padded_depth / line_of(kMath).depth, false,
-                     {panel + kStreamAhead, line_bytes(kMath)}, nullptr);
+                     {panel + kStreamAhead, line_bytes(kMath), true}, nullptr);
 }
 
 using StreamRun = void (*)(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums);

@@ -10,9 +10,10 @@ constexpr int kPanelVectors = kPanel / V::kWidth;
 // What is not decoded of a panel is run over all row tiles in blocks of 128 KiB, which stay in half of the smallest L2
 // (512 KiB) with as much of what follows and is asked for meanwhile.
 constexpr std::int64_t kPanelBlockBytes = 128 << 10;
-// Distance of prefetching when a panel is read once: what memory sends to one core, up to 20 GB/s, in the 100 ns that it
-// takes to answer. With 1 KiB, 8 rows take 1.07 of the time; with 3 or 4, as long.
-constexpr std::int64_t kStreamAhead = 2 << 10;
+// Distance of prefetching to L1 when a panel is read once: what memory sends to one core, up to 25 GB/s, in the 150 ns that a
+// busy memory takes. 8 rows of bf16 get 0.97 of the rate of a plain read, 13 rows 0.87; with 2 KiB, to L2, 0.94 and 0.75; with
+// either alone, 0.96 and 0.8; 1 to 4 rows 0.95 to 1 however it is done (`stream_bench`).
+constexpr std::int64_t kStreamAhead = 4 << 10;
 // The same of codes, whose decoding leaves the processor less room to look ahead by itself: 25 GB/s in the 300 ns that a
 // busy memory takes. fp8 gets 0.87 of memory's speed; with 2 KiB, 0.71.
 constexpr std::int64_t kCodesAhead = 8 << 10;
@@ -58,6 +59,7 @@ constexpr int asks(Math math, int vectors) {
 struct Prefetch {
   const std::byte* from;
   std::int64_t bytes;
+  bool near;  // to L1, not L2
 };
 
 // sum[r][n] += a[r] · weights(n). What there is less of stays in registers.
@@ -247,6 +249,18 @@ __attribute__((always_inline)) inline void join_group(const V::R (&sum)[kRows][k
   }
 }
 
+inline void ask_until(Prefetch& ahead, const std::byte* until) {
+  if (ahead.near) {
+    for (; ahead.from < until; ahead.from += 64) {
+      V::prefetch_near(ahead.from);
+    }
+  } else {
+    for (; ahead.from < until; ahead.from += 64) {
+      V::prefetch(ahead.from);
+    }
+  }
+}
+
 // sums [kRows][kPanel] (+)= rows · panel over `blocks` lines of the row tile. Where groups have sums of their own (integers
 // as their bits) and end with the lines, each joins its chain instead.
 template <int kRows, Math kMath>
@@ -268,9 +282,8 @@ void tile(const float* a, const std::byte* panel, float* sums, std::int64_t bloc
         const std::byte* steps = b + block * line_bytes(kMath);
 #pragma GCC unroll 1
         for (int ask = 0; ask < kAsks; ++ask) {
-          for (until += share; ahead.from < until; ahead.from += 64) {
-            V::prefetch(ahead.from);
-          }
+          until += share;
+          ask_until(ahead, until);
           tile_block<kRows, kVectors, kMath, kSteps>(sum, line + line_of(kMath).floats(ask * kSteps),
                                                      steps + ask * line_bytes(kMath) / kAsks);
         }
