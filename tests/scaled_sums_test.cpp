@@ -59,11 +59,11 @@ void expect_sums(const std::vector<float>& x, const WeightView& view, std::int64
 
 TEST(ScaledSums, AreThoseOfGroupsInPairs) {
   for (const Format format : kFloatFormats) {
-    for (const std::int64_t depth : {1, 31, 33, 128, 200, 257, 416}) {
+    for (const std::int64_t depth : {1, 31, 33, 128, 200, 257, 416, 1090}) {
       for (const std::int64_t features : {1, 17, 70}) {
         const auto weight = normal_values(static_cast<std::size_t>(features * depth), 1);
         // Every height of a tile, one tile, two and several.
-        for (const std::int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 26, 27, 40}) {
+        for (const std::int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 24, 26, 27, 40}) {
           expect_sums(normal_values(static_cast<std::size_t>(rows * depth), 2), {weight.data(), DType::f32, depth, 1},
                       features, depth, format, std::string(format_name(format)) + " of depth " + std::to_string(depth));
         }

@@ -253,7 +253,7 @@ inline void gemm_groups(const GemmArgs& g, const RowTiles& split, Finish finish,
 // arithmetic, and must not move any across its borders.
 __attribute__((noinline)) void gemm_rows(const GemmArgs& g) {
   const bool groups = streams_groups(g);
-  const RowTiles split(g.row_count, groups ? V::kGroupRows : V::kTileRows);
+  const RowTiles split(g.row_count, groups ? V::group_rows(g.format) : V::kTileRows);
   const GemmScratch scratch(g);
   const Line line = line_of(g.math);
   for (std::int64_t t = 0; t < split.tiles; ++t) {

@@ -6,8 +6,9 @@
 //        codes per lane and decode 4 of them, a step at a time; for sums of integers, in lanes of the same type: words, which
 //        adds the products of kWordSteps steps per lane, Bytes and HalfBytes, which hold packed codes and give its second
 //        operand, a step at a time, store_steps, which makes the first, and difference, which gives floats; where groups have
-//        sums of their own, kGroupRows, the rows of a tile that decodes in registers, word_vectors(rows), its columns of
-//        integers, stream_tiles(format), how many such tiles there may be, and streams_all(format), whether any number
+//        sums of their own, group_rows(format), the rows of a tile that decodes in registers, word_vectors(rows), its columns
+//        of integers, side_groups(format, rows), how many groups of a panel are summed at once, stream_tiles(format), how many
+//        such tiles there may be, and streams_all(format), whether any number
 //   V16  kLanes virtual lanes for elementwise work; stream, which stores a cache line past the caches, and end_streams, after
 //        which other threads find what was streamed once they are told
 //   Keys  native vectors of numbers that order experts by value, then id
@@ -23,6 +24,7 @@
 #include "cpu/decode_inl.hpp"
 #include "cpu/quantise_inl.hpp"
 #include "cpu/stream_inl.hpp"
+#include "cpu/stream_groups_inl.hpp"
 #include "cpu/gemm_inl.hpp"
 #include "cpu/score_inl.hpp"
 #include "cpu/select_inl.hpp"

@@ -238,94 +238,6 @@ void stream_floats(const GemmArgs& g, const std::byte* panels, const GemmScratch
   }
 }
 
-// sum + row · value, of operands as kMath has them. U delays looking for V::dot, as in dot_block.
-template <Math kMath, class U = V>
-inline V::R multiply_operands(V::R sum, V::R row, V::R value) {
-  if constexpr (kMath == Math::integer) {
-    return V::words(sum, row, value);
-  } else if constexpr (paired_rows(kMath)) {
-    return U::dot(sum, value, row);
-  } else {
-    return V::fma(row, value, sum);
-  }
-}
-
-// Columns whose codes are held at once, beside the sums of all, a value of each, a row's and one more register.
-template <int kRows, int kColumns>
-constexpr int turn_columns() {
-  int most = kColumns;
-  while (most > 1 && kRows * kColumns + 2 * most + 2 > V::kRegisters) {
-    most /= 2;
-  }
-  return most;
-}
-
-// sum[r] += row r · one word of every column. Always inlined, as stream_part.
-template <Math kMath, class Words, int kRows, int kColumns>
-__attribute__((always_inline)) inline void add_word(V::R (&sum)[kRows][kColumns], const float* rows,
-                                                    const Columns& columns) {
-  constexpr int kTurn = turn_columns<kRows, kColumns>();
-  for (int first = 0; first < kColumns; first += kTurn) {
-    Words held[kTurn];
-    for (int n = 0; n < kTurn; ++n) {
-      held[n] = Words::hold(columns.vector(first + n));
-    }
-    for_steps<Words::kSteps>([&](auto step) __attribute__((always_inline)) {
-      constexpr bool kOddFirst = kMath == Math::scaled && !paired_rows(kMath);
-      constexpr int kStep = kOddFirst ? decltype(step)::kValue ^ 1 : decltype(step)::kValue;
-      V::R value[kTurn];
-      for (int n = 0; n < kTurn; ++n) {
-        value[n] = held[n].template step<kStep>();
-      }
-      for (int r = 0; r < kRows; ++r) {
-        const V::R row = V::broadcast(rows + r * line_floats(kMath) + kStep);
-        for (int n = 0; n < kTurn; ++n) {
-          sum[r][first + n] = multiply_operands<kMath>(sum[r][first + n], row, value[n]);
-        }
-      }
-    });
-  }
-}
-
-// One panel whose groups have sums of their own.
-template <int kRows, Math kMath, class Words>
-void stream_groups(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch, float* sums) {
-  constexpr std::int64_t kLine = line_floats(kMath);
-  constexpr std::int64_t kSteps = std::int64_t{Words::kSteps} << line_of(kMath).shift;
-  constexpr int kColumns = kMath == Math::integer ? V::word_vectors(kRows) : V::stream_vectors(kRows);
-  constexpr std::int64_t kStepBytes = kPanel * 4 / kSteps;
-  constexpr std::int64_t kStepsAhead = kOperandsAhead / kStepBytes;
-  const std::byte* words = panel + g.scales.end(g.padded_depth);
-  const std::int64_t group_bytes = kPanel * g.scales.size();
-  const std::int64_t to_next_words = g.panel_bytes - g.padded_depth * kStepBytes;
-  const std::int64_t to_next_scales = g.panel_bytes - g.scales.groups(g.padded_depth) * group_bytes;
-  const std::byte* next_scales = panel + g.scales.begin() + kStepsAhead / g.scales.group * group_bytes;
-  for (std::int64_t group = 0, k = 0; k < g.padded_depth; ++group, k += g.scales.group) {
-    const std::int64_t end = k + g.scales.group < g.padded_depth ? k + g.scales.group : g.padded_depth;
-    alignas(64) float scale[kPanel];
-    const Join join = join_of(g, scratch, panel, group, 1, scale, sums);
-    // What is asked for may be of the panel after this one.
-    const bool later = k + kStepsAhead >= g.padded_depth;
-    const std::int64_t ahead = kOperandsAhead + (later ? to_next_words : 0);
-    V::prefetch_near(next_scales + group * group_bytes + (later ? to_next_scales : 0));
-    for (std::int64_t column = 0; column < kPanel; column += kColumns * V::kWidth) {
-      V::R sum[kRows][kColumns] = {};
-      Columns columns{words + k * kStepBytes + column * 4, g.panel_bytes, nullptr, column, ahead};
-      const float* rows = scratch.tiles + line_of(kMath).floats(k) * kRows;
-      for (std::int64_t line = k; line < end; line += line_of(kMath).depth, rows += kRows * kLine) {
-#pragma GCC unroll 1
-        for (std::int64_t at = 0; at < kLine; at += Words::kSteps, columns.words += kPanel * 4) {
-          for (int n = 0; n < kColumns; n += kLineVectors) {
-            V::prefetch_near(columns.vector(n) + columns.ahead);
-          }
-          add_word<kMath, Words>(sum, rows + at, columns);
-        }
-      }
-      join_group<kMath>(sum, join, column);
-    }
-  }
-}
-
 // One panel of weights that are not codes.
 template <int kRows, Math kMath>
 void stream_panel(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch, float* sums) {
@@ -388,35 +300,6 @@ Stream stream_of(const GemmArgs& g, const float* tile) {
     default:
       return find_stream<Format::nvfp4>(g.row_count);
   }
-}
-
-template <Math kMath, class Words>
-StreamRun group_stream_of(std::int64_t rows) {
-  return with_rows<V::kGroupRows>(
-      rows, [](auto number) -> StreamRun { return stream_groups<decltype(number)::value, kMath, Words>; });
-}
-
-// A tile of rows, and sums of groups.
-StreamRun group_stream_of(const GemmArgs& g, std::int64_t rows) {
-  switch (g.format) {
-    case Format::i8:
-      return group_stream_of<Math::integer, V::Bytes>(rows);
-    case Format::i4:
-      return group_stream_of<Math::integer, V::HalfBytes>(rows);
-    case Format::f8_e4m3:
-    case Format::mxfp8:
-      return group_stream_of<Math::scaled, Operands<E4m3>>(rows);
-    default:
-      return group_stream_of<Math::scaled, Operands<E2m1>>(rows);
-  }
-}
-
-std::int64_t stream_rows(Math math, Format format) {
-  return has_group_sums(math) ? V::stream_tiles(format) * V::kGroupRows : V::stream_rows(format);
-}
-
-inline bool streams_groups(const GemmArgs& g) {
-  return has_group_sums(g.math) && (V::streams_all(g.format) || g.row_count <= stream_rows(g.math, g.format));
 }
 
 }  // namespace

@@ -20,8 +20,9 @@ struct V {
 
   // Rows of groups' sums: with 6 there is no room for what is decoded beside them. Of integers, up to 12 sums. Two tiles
   // take less time to decode in registers than once to memory, which they then read.
-  static constexpr int kGroupRows = 4;
+  static constexpr int group_rows(Format) { return 4; }
   static constexpr int word_vectors(int rows) { return rows <= 3 ? 4 : 2; }
+  static constexpr int side_groups(Format, int) { return 1; }
   static constexpr int stream_tiles(Format) { return 2; }
   static constexpr bool streams_all(Format) { return false; }
 

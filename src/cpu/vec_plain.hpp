@@ -59,8 +59,9 @@ struct V : Lanes8 {
   static constexpr int stream_rows(Format format) { return has_scales(format) ? 6 : 3; }
   static constexpr int stream_panels(Format, int) { return 1; }
 
-  static constexpr int kGroupRows = 4;
+  static constexpr int group_rows(Format) { return 4; }
   static constexpr int word_vectors(int) { return 1; }
+  static constexpr int side_groups(Format, int) { return 1; }
   static constexpr int stream_tiles(Format) { return 2; }
   static constexpr bool streams_all(Format) { return false; }
 
