@@ -14,7 +14,7 @@ set(isa_flags_plain "")
 set(isa_flags_avx2 -mavx2 -mfma -mf16c -mbmi)
 set(isa_flags_avx512 ${isa_flags_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
 set(isa_flags_avx512_vnni ${isa_flags_avx512} -mavx512vnni ${unsanitized})
-set(isa_flags_avx512_bf16 ${isa_flags_avx512_vnni} -mavx512bf16)
+set(isa_flags_avx512_bf16 ${isa_flags_avx512_vnni} -mavx512vbmi -mavx512bf16)
 
 if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   message(FATAL_ERROR "switchyard: found processor ${CMAKE_SYSTEM_PROCESSOR}, this version knows x86-64 only")

@@ -15,7 +15,7 @@ enum class Isa : std::int32_t {
   avx2 = 1,         // AVX2 + FMA + F16C
   avx512 = 2,       // AVX-512 F, BW, DQ, VL
   avx512_vnni = 3,  // + VNNI
-  avx512_bf16 = 4,  // + VNNI + BF16
+  avx512_bf16 = 4,  // + VNNI + BF16 + VBMI: Zen 4, Sapphire Rapids and later
 };
 
 // "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16".

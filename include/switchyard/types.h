@@ -45,7 +45,7 @@ enum {
   SWITCHYARD_ISA_AVX2 = 1,        /* AVX2 + FMA + F16C */
   SWITCHYARD_ISA_AVX512 = 2,      /* AVX-512 F, BW, DQ, VL */
   SWITCHYARD_ISA_AVX512_VNNI = 3, /* + VNNI */
-  SWITCHYARD_ISA_AVX512_BF16 = 4  /* + VNNI + BF16 */
+  SWITCHYARD_ISA_AVX512_BF16 = 4  /* + VNNI + BF16 + VBMI */
 };
 
 /* "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16"; "unknown" for other numbers. Static. */

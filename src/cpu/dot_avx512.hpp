@@ -3,6 +3,36 @@
 namespace switchyard {
 namespace {
 
+// What codes of f8_e4m3 become bf16 with: the bytes of every code's value without its sign, where NaN counts as 480, and
+// where the bytes of two steps of a word stand: low ones first, high ones 64 further.
+struct E4m3Tables {
+  alignas(64) std::uint8_t low[128] = {};
+  alignas(64) std::uint8_t high[128] = {};
+  alignas(64) std::uint8_t order[2][64] = {};
+};
+constexpr E4m3Tables make_e4m3_tables() {
+  E4m3Tables tables;
+  for (int code = 1; code < 128; ++code) {
+    int exponent = code / 8;
+    int fraction = code % 8;
+    if (exponent == 0) {  // a denormal, fraction / 512
+      for (exponent = 1; fraction < 8; fraction *= 2) {
+        --exponent;
+      }
+    }
+    const int bits = (exponent + 120) << 7 | (fraction % 8) << 4;
+    tables.low[code] = static_cast<std::uint8_t>(bits & 0xff);
+    tables.high[code] = static_cast<std::uint8_t>(bits >> 8);
+  }
+  for (int i = 0; i < 64; ++i) {
+    const int first = i / 4 * 4 + i % 4 / 2 + i % 2 * 64;
+    tables.order[0][i] = static_cast<std::uint8_t>(first);
+    tables.order[1][i] = static_cast<std::uint8_t>(first + 2);
+  }
+  return tables;
+}
+constexpr E4m3Tables kE4m3 = make_e4m3_tables();
+
 struct Dot {
   static constexpr bool kHasDot = true;
   // Two FMAs per lane, odd element first, denormals as zero (Intel SDM, VDPBF16PS).
@@ -14,29 +44,22 @@ struct Dot {
   // as 480: they are not packed.
   struct E4m3Pairs {
     static constexpr int kSteps = 2;
-    __m512i all;
+    __m512i low;
+    __m512i high;
 
-    static E4m3Pairs hold(const std::byte* words) { return {_mm512_loadu_si512(words)}; }
+    static E4m3Pairs hold(const std::byte* words) {
+      const __m512i all = _mm512_loadu_si512(words);
+      const __m512i sign = _mm512_and_si512(all, _mm512_set1_epi32(static_cast<int>(0x80808080U)));
+      return {look_up(kE4m3.low, all), _mm512_or_si512(look_up(kE4m3.high, all), sign)};
+    }
     template <int kStep>
     __m512 step() const {
-      const __m128i first = _mm_setr_epi8(0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13);
-      const __m512i order = _mm512_broadcast_i32x4(_mm_add_epi8(first, _mm_set1_epi8(2 * kStep)));
-      const __m512i twice = _mm512_shuffle_epi8(all, order);  // a code in both bytes of 16 bits
-      const __m512i mask = _mm512_set1_epi32(static_cast<int>(0x87f087f0U));
-      const __m512i moved = _mm512_and_si512(_mm512_srai_epi16(twice, 4), mask);
-      const __m512i normal = _mm512_add_epi16(moved, _mm512_set1_epi16(120 << 7));
-      // With an exponent of 0, the fraction / 512. Fraction, sign and a 0 are five bits from the sixth on.
-      const __mmask32 small = _mm512_testn_epi16_mask(twice, _mm512_set1_epi16(0x7800));
-      const __m512i index = _mm512_srli_epi16(twice, 6);
-      return _mm512_castsi512_ps(_mm512_mask_permutexvar_epi16(normal, small, index, small_values()));
+      return _mm512_castsi512_ps(_mm512_permutex2var_epi8(low, _mm512_load_si512(kE4m3.order[kStep]), high));
     }
 
    private:
-    static __m512i small_values() {
-      const auto twice = [](unsigned bits) { return static_cast<int>(bits | bits << 16); };
-      return _mm512_setr_epi32(0, 0, twice(0x3b00), twice(0xbb00), twice(0x3b80), twice(0xbb80), twice(0x3bc0),
-                               twice(0xbbc0), twice(0x3c00), twice(0xbc00), twice(0x3c20), twice(0xbc20), twice(0x3c40),
-                               twice(0xbc40), twice(0x3c60), twice(0xbc60));
+    static __m512i look_up(const std::uint8_t* table, __m512i codes) {  // the low 7 bits of each
+      return _mm512_permutex2var_epi8(_mm512_load_si512(table), codes, _mm512_load_si512(table + 64));
     }
   };
 

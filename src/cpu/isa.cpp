@@ -47,7 +47,8 @@ bool processor_has(Isa isa) {
     case Isa::avx512_vnni:
       return processor_has(Isa::avx512) && __builtin_cpu_supports("avx512vnni");
     case Isa::avx512_bf16:
-      return processor_has(Isa::avx512_vnni) && __builtin_cpu_supports("avx512bf16");
+      return processor_has(Isa::avx512_vnni) && __builtin_cpu_supports("avx512bf16") &&
+             __builtin_cpu_supports("avx512vbmi");
   }
   return false;
 }

@@ -1,4 +1,4 @@
-// AVX-512 with VNNI and BF16: bytes are multiplied by VPDPBUSD, bf16 pairs by VDPBF16PS.
+// AVX-512 with VNNI, BF16 and VBMI: bytes are multiplied by VPDPBUSD, bf16 pairs by VDPBF16PS, and looked up by VPERMI2B.
 #include <immintrin.h>
 
 #include "cpu/kernels.hpp"

@@ -123,17 +123,6 @@ static inline __m512i emulated_cvtepu8_epi32(__m128i narrow) {
 }
 #define _mm512_cvtepu8_epi32(a) emulated_cvtepu8_epi32(a)
 
-static inline unsigned emulated_testn_epi16_mask(__m512i a, __m512i b) {
-  alignas(64) unsigned short both[32];
-  _mm512_store_si512(both, _mm512_and_si512(a, b));
-  unsigned mask = 0;
-  for (unsigned i = 0; i < 32; ++i) {
-    mask |= static_cast<unsigned>(both[i] == 0) << i;
-  }
-  return mask;
-}
-#define _mm512_testn_epi16_mask(a, b) emulated_testn_epi16_mask(a, b)
-
 // SIMDe adds both products at once; the instruction does two FMAs, odd element first (Intel SDM).
 static inline __m512 emulated_dpbf16_ps(__m512 sum, __m512i a, __m512i b) {
   const __m512i odd = _mm512_set1_epi32(static_cast<int>(0xffff0000U));
