@@ -5,7 +5,7 @@ namespace switchyard {
 namespace {
 
 // Groups whose scales become f32 at once, 4 KiB of them: with each by itself, one to three rows take 1.03 to 1.05 times as
-// long, most of it to find how scales are stored.
+// long (`gemm_bench`).
 constexpr std::int64_t kScaleGroups = 32;
 
 // sum + row · value, of operands as kMath has them. U delays looking for V::dot, as in dot_block.
@@ -123,8 +123,7 @@ void stream_groups(const GemmArgs& g, const std::byte* panel, const GemmScratch&
   const std::int64_t depth = g.scales.group;
   const std::int64_t groups = g.scales.groups(g.padded_depth);
   const std::int64_t whole_groups = g.padded_depth / depth;
-  // One or two rows times groups of 16: the processor looks far enough ahead to begin the next one by itself.
-  const bool side = kGroups > 1 && whole_groups >= kGroups && (kRows > 2 || depth > kShortestGroup);
+  const bool side = kGroups > 1 && whole_groups >= kGroups;
   GroupSteps steps{panel + g.scales.end(g.padded_depth),
                    scratch.tiles,
                    nullptr,
@@ -171,8 +170,10 @@ StreamRun group_stream_of(const GemmArgs& g, std::int64_t rows) {
     case Format::f8_e4m3:
     case Format::mxfp8:
       return group_stream_of<Math::scaled, Operands<E4m3>, Format::mxfp8>(rows);
-    default:
+    case Format::mxfp4:
       return group_stream_of<Math::scaled, Operands<E2m1>, Format::mxfp4>(rows);
+    default:
+      return group_stream_of<Math::scaled, Operands<E2m1>, Format::nvfp4>(rows);
   }
 }
 

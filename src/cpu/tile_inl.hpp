@@ -213,7 +213,7 @@ struct Join {
     rest.row_scale += row_scale == nullptr ? 0 : row;
     return rest;
   }
-  // Group `group` alone.
+  // From group `group` on; last: up to a row's last one.
   Join at(std::int64_t group, bool last) const {
     return {blocks, scale + group * kPanel,    sums, starts && group == 0, excess + group,
             groups, last ? row_scale : nullptr};

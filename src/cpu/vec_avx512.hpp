@@ -27,9 +27,11 @@ struct V : Dot, WordDot {
   static constexpr int group_rows(Format format) { return code_bits(format) == 8 && !is_integer(format) ? 12 : 13; }
   static constexpr int word_vectors(int) { return 2; }
   // A bf16 product joins its sum after 6 cycles, and two start in each: fewer than 12 sums wait for themselves. For codes that
-  // are wider, or have longer groups, memory is slower than that, and sends less to a core that reads two places.
+  // are wider, or have longer groups, memory is slower than that, and sends less to a core that reads two places. One or two
+  // rows times groups of 16 are so short that the processor begins the next group by itself.
   static constexpr int side_groups(Format format, int rows) {
-    return code_bits(format) == 4 && !is_integer(format) && rows <= 5 ? 2 : 1;
+    const int fewest = format == Format::mxfp4 ? 1 : format == Format::nvfp4 ? 3 : kTileRows;
+    return rows >= fewest && rows <= 5 ? 2 : 1;
   }
   // Two tiles take less time to decode in registers than to read what was decoded to memory once; operands of 16 bits or
   // bytes do however many there are. int8 is such operands itself, and more tiles hide its reading better in blocks.
