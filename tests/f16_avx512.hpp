@@ -3,5 +3,6 @@
 #include "cpu/no_dot_avx512.hpp"
 #include "cpu/word_sums_avx512.hpp"
 #include "cpu/words_avx512.hpp"
+#include "cpu/whole_avx512.hpp"
 #include "cpu/vec_avx512.hpp"
 // clang-format on

@@ -210,7 +210,9 @@ TEST_P(RouteIsa, EveryRuleWithEveryGradientHasTheBitsOfPlain) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Sets, RouteIsa, testing::Values(Isa::avx2, Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16),
+INSTANTIATE_TEST_SUITE_P(Sets, RouteIsa,
+                         testing::Values(Isa::avx2, Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16,
+                                         Isa::avx512_bf16_halves),
                          [](const auto& isa) { return std::string(isa_name(isa.param)); });
 
 }  // namespace

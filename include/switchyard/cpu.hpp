@@ -9,16 +9,17 @@
 
 namespace switchyard {
 
-// Worst first, so that a larger value is a better set. f32 and bf16 results have the same bits on all of them.
+// Instructions, and the units that run them. f32 and bf16 results have the same bits on all of them.
 enum class Isa : std::int32_t {
   plain = 0,
-  avx2 = 1,         // AVX2 + FMA + F16C
-  avx512 = 2,       // AVX-512 F, BW, DQ, VL
-  avx512_vnni = 3,  // + VNNI
-  avx512_bf16 = 4,  // + VNNI + BF16 + VBMI: Zen 4, Sapphire Rapids and later
+  avx2 = 1,                // AVX2 + FMA + F16C
+  avx512 = 2,              // AVX-512 F, BW, DQ, VL
+  avx512_vnni = 3,         // + VNNI
+  avx512_bf16 = 4,         // + VNNI + BF16 + VBMI: Sapphire Rapids, Zen 5 and later
+  avx512_bf16_halves = 5,  // the same instructions in an order for units of 256 bits: Zen 4
 };
 
-// "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16".
+// "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_bf16_halves".
 SWITCHYARD_API const char* isa_name(Isa isa) noexcept;
 
 // Every set that this build knows, best first, whether the machine has it or not.

@@ -38,17 +38,18 @@ SWITCHYARD_API const char* switchyard_status_name(switchyard_status status);
 
 /* Instruction sets. */
 
-/* Worst first. f32 and bf16 results have the same bits on all of them. */
+/* Instructions, and the units that run them. f32 and bf16 results have the same bits on all of them. */
 typedef int32_t switchyard_isa;
 enum {
   SWITCHYARD_ISA_PLAIN = 0,
-  SWITCHYARD_ISA_AVX2 = 1,        /* AVX2 + FMA + F16C */
-  SWITCHYARD_ISA_AVX512 = 2,      /* AVX-512 F, BW, DQ, VL */
-  SWITCHYARD_ISA_AVX512_VNNI = 3, /* + VNNI */
-  SWITCHYARD_ISA_AVX512_BF16 = 4  /* + VNNI + BF16 + VBMI */
+  SWITCHYARD_ISA_AVX2 = 1,              /* AVX2 + FMA + F16C */
+  SWITCHYARD_ISA_AVX512 = 2,            /* AVX-512 F, BW, DQ, VL */
+  SWITCHYARD_ISA_AVX512_VNNI = 3,       /* + VNNI */
+  SWITCHYARD_ISA_AVX512_BF16 = 4,       /* + VNNI + BF16 + VBMI */
+  SWITCHYARD_ISA_AVX512_BF16_HALVES = 5 /* the same instructions in an order for units of 256 bits: Zen 4 */
 };
 
-/* "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16"; "unknown" for other numbers. Static. */
+/* "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_bf16_halves"; "unknown" for other numbers. Static. */
 SWITCHYARD_API const char* switchyard_isa_name(switchyard_isa isa);
 
 /* Every set that the build knows, [count], best first. Static. */

@@ -22,7 +22,8 @@ static_assert(same(Code::ok, SWITCHYARD_OK) && same(Code::internal, SWITCHYARD_I
               same(Code::out_of_memory, SWITCHYARD_OUT_OF_MEMORY));
 static_assert(same(Isa::plain, SWITCHYARD_ISA_PLAIN) && same(Isa::avx2, SWITCHYARD_ISA_AVX2) &&
               same(Isa::avx512, SWITCHYARD_ISA_AVX512) && same(Isa::avx512_vnni, SWITCHYARD_ISA_AVX512_VNNI) &&
-              same(Isa::avx512_bf16, SWITCHYARD_ISA_AVX512_BF16));
+              same(Isa::avx512_bf16, SWITCHYARD_ISA_AVX512_BF16) &&
+              same(Isa::avx512_bf16_halves, SWITCHYARD_ISA_AVX512_BF16_HALVES));
 static_assert(same(DType::f32, SWITCHYARD_DTYPE_F32) && same(DType::bf16, SWITCHYARD_DTYPE_BF16) &&
               same(DType::f16, SWITCHYARD_DTYPE_F16) && same(DType::f64, SWITCHYARD_DTYPE_F64) &&
               same(DType::i8, SWITCHYARD_DTYPE_I8) && same(DType::u8, SWITCHYARD_DTYPE_U8) &&

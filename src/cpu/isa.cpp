@@ -18,11 +18,13 @@ extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 extern const Kernels kKernelsAvx512Vnni;
 extern const Kernels kKernelsAvx512Bf16;
+extern const Kernels kKernelsAvx512Bf16Halves;
 
 namespace {
 
-// Best first.
-constexpr std::array<Isa, 5> kKnown{Isa::avx512_bf16, Isa::avx512_vnni, Isa::avx512, Isa::avx2, Isa::plain};
+// Best first, on units as wide as vectors.
+constexpr std::array<Isa, 6> kKnown{Isa::avx512_bf16, Isa::avx512_bf16_halves, Isa::avx512_vnni, Isa::avx512, Isa::avx2,
+                                    Isa::plain};
 
 // clang 14 has no __builtin_cpu_supports("f16c"). Its registers are those of AVX.
 bool processor_has_f16c() {
@@ -31,6 +33,17 @@ bool processor_has_f16c() {
   unsigned c = 0;
   unsigned d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
+// AMD's FP256 without FP512 (AMD64 Architecture Programmer's Manual, volume 3, CPUID Fn8000_001A). Others have no such leaf.
+bool processor_halves_vectors() {
+  constexpr unsigned kFp256 = 1U << 2;
+  constexpr unsigned kFp512 = 1U << 3;
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid(0x8000001A, &a, &b, &c, &d) != 0 && (a & (kFp256 | kFp512)) == kFp256;
 }
 
 // __builtin_cpu_supports asks CPUID and, for the registers that the operating system must save, XGETBV.
@@ -47,6 +60,7 @@ bool processor_has(Isa isa) {
     case Isa::avx512_vnni:
       return processor_has(Isa::avx512) && __builtin_cpu_supports("avx512vnni");
     case Isa::avx512_bf16:
+    case Isa::avx512_bf16_halves:
       return processor_has(Isa::avx512_vnni) && __builtin_cpu_supports("avx512bf16") &&
              __builtin_cpu_supports("avx512vbmi");
   }
@@ -65,6 +79,8 @@ const Kernels* kernels_of(Isa isa) {
       return &kKernelsAvx512Vnni;
     case Isa::avx512_bf16:
       return &kKernelsAvx512Bf16;
+    case Isa::avx512_bf16_halves:
+      return &kKernelsAvx512Bf16Halves;
   }
   return &kKernelsPlain;
 }
@@ -109,6 +125,8 @@ const char* isa_name(Isa isa) noexcept {
       return "avx512_vnni";
     case Isa::avx512_bf16:
       return "avx512_bf16";
+    case Isa::avx512_bf16_halves:
+      return "avx512_bf16_halves";
   }
   return "unknown";
 }
@@ -119,6 +137,9 @@ std::span<const Isa> available_isas() {
   static const std::vector<Isa> sets = [] {
     std::vector<Isa> found;
     std::copy_if(kKnown.begin(), kKnown.end(), std::back_inserter(found), processor_has);
+    if (found.front() == Isa::avx512_bf16 && processor_halves_vectors()) {
+      std::swap(found[0], found[1]);
+    }
     return found;
   }();
   return sets;

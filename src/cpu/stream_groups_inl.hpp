@@ -9,8 +9,8 @@ namespace {
 constexpr std::int64_t kScaleGroups = 32;
 
 // sum + row · value, of operands as kMath has them. U delays looking for V::dot, as in dot_block.
-template <Math kMath, class U = V>
-inline V::R multiply_operands(V::R sum, V::R row, V::R value) {
+template <Math kMath, class Element, class U = V>
+inline V::R multiply_operands(V::R sum, Element row, V::R value) {
   if constexpr (kMath == Math::integer) {
     return V::words(sum, row, value);
   } else if constexpr (paired_rows(kMath)) {
@@ -58,7 +58,7 @@ __attribute__((always_inline)) inline void add_word(V::R (&sum)[kRows][kColumns]
         value[n] = held[n].template step<kStep>();
       }
       for (int r = 0; r < kRows; ++r) {
-        const V::R row = V::broadcast(rows + r * line_floats(kMath) + kStep);
+        const auto row = V::element(rows + r * line_floats(kMath) + kStep);
         for (int n = 0; n < kTurn; ++n) {
           sum[r][kFirst + n] = multiply_operands<kMath>(sum[r][kFirst + n], row, value[n]);
         }
@@ -92,7 +92,7 @@ __attribute__((always_inline)) inline void add_groups(const GroupSteps& steps, c
   constexpr int kSums = kGroups * kRows * kColumns;
   const std::byte* ask = steps.ask;
   for (const std::byte* const end = ask + kGroups * steps.scale_bytes; ask < end; ask += 64) {
-    V::prefetch_near(ask);
+    ask_streamed(ask);
   }
   for (std::int64_t column = 0; column < kPanel; column += kColumns * V::kWidth) {
     V::R sum[kGroups][kRows][kColumns] = {};
@@ -104,7 +104,7 @@ __attribute__((always_inline)) inline void add_groups(const GroupSteps& steps, c
         for_steps<kGroups>([&](auto number) __attribute__((always_inline)) {
           constexpr int kNumber = decltype(number)::kValue;
           for (int n = 0; n < kColumns; n += kLineVectors, ask += 64) {
-            V::prefetch_near(ask);
+            ask_streamed(ask);
           }
           add_word<kMath, Words, kSums>(sum[kNumber], rows + at + kNumber * steps.row_floats,
                                         words + kNumber * steps.word_bytes);

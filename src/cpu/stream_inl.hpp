@@ -84,7 +84,7 @@ __attribute__((always_inline)) inline void stream_lines(V::R (&sum)[kRows][kColu
 #pragma GCC unroll 1
     for (int at = 0; at < kBlock; at += Code::kParts * kPartSteps, columns.words += kPanel * 4) {
       for (int n = 0; n < kColumns; n += kLineVectors) {
-        V::prefetch_near(columns.vector(n) + columns.ahead);
+        ask_streamed(columns.vector(n) + columns.ahead);
       }
       stream_part<0, Code, kScaling>(sum, rows + at, columns);
     }
@@ -196,7 +196,7 @@ inline std::int64_t look_ahead(const GemmArgs& g, const std::byte* panels, const
   const std::byte* scales = panels + panel + g.scales.begin() + step / g.scales.group * group_bytes;
   for (int i = 0; i < kPanels; ++i, scales += g.panel_bytes) {
     for (std::int64_t at = 0; at < block.groups * group_bytes; at += 64) {
-      V::prefetch_near(scales + at);
+      ask_streamed(scales + at);
     }
   }
   return panel + (step - block.begin) * kPanel * Code::kBits / 8;
@@ -241,8 +241,9 @@ void stream_floats(const GemmArgs& g, const std::byte* panels, const GemmScratch
 // One panel of weights that are not codes.
 template <int kRows, Math kMath>
 void stream_panel(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch, float* sums) {
+  constexpr std::int64_t kAhead = V::floats_ahead(kRows);
   tile<kRows, kMath>(scratch.tiles, panel, sums, g.padded_depth / line_of(kMath).depth, false,
-                     {panel + kStreamAhead, line_bytes(kMath), true}, nullptr);
+                     {panel + kAhead, kAhead == 0 ? 0 : line_bytes(kMath), V::kStreamsNear}, nullptr);
 }
 
 using StreamRun = void (*)(const GemmArgs& g, const std::byte* panels, const GemmScratch& scratch, float* sums);

@@ -10,16 +10,12 @@ constexpr int kPanelVectors = kPanel / V::kWidth;
 // What is not decoded of a panel is run over all row tiles in blocks of 128 KiB, which stay in half of the smallest L2
 // (512 KiB) with as much of what follows and is asked for meanwhile.
 constexpr std::int64_t kPanelBlockBytes = 128 << 10;
-// Distance of prefetching to L1 when a panel is read once: what memory sends to one core, up to 25 GB/s, in the 150 ns that a
-// busy memory takes. 8 rows of bf16 get 0.97 of the rate of a plain read, 13 rows 0.87; with 2 KiB, to L2, 0.94 and 0.75; with
-// either alone, 0.96 and 0.8; 1 to 4 rows 0.95 to 1 however it is done (`stream_bench`).
-constexpr std::int64_t kStreamAhead = 4 << 10;
-// The same of codes, whose decoding leaves the processor less room to look ahead by itself: 25 GB/s in the 300 ns that a
-// busy memory takes. fp8 gets 0.87 of memory's speed; with 2 KiB, 0.71.
+// How far ahead codes are asked for when a panel is read once, whose decoding leaves the processor little room to look ahead
+// by itself: what memory sends to one core, up to 25 GB/s, in the 300 ns that a busy memory takes. fp8 gets 0.87 of memory's
+// speed; with 2 KiB, 0.71.
 constexpr std::int64_t kCodesAhead = 8 << 10;
 // The same of codes that are operands, or nearly so: memory answers a core that mostly waits for it in half of that. int8
-// takes 0.97 of the time that it takes with 8 KiB, fp8 0.98; with 2 KiB, mxfp4 takes 1.1. Codes go to L1: from L2, mxfp4
-// takes 1.06 of the time. Scales and words are asked for in the order in which they stand: one row of mxfp4 gets 0.96 of the
+// takes 0.97 of the time that it takes with 8 KiB, fp8 0.98; with 2 KiB, mxfp4 takes 1.1. Scales and words are asked for in the order in which they stand: one row of mxfp4 gets 0.96 of the
 // rate of a plain read; with both asked for beside each other, 0.87 (`stream_bench`).
 constexpr std::int64_t kOperandsAhead = 4 << 10;
 // Most bytes of floats that a tile asks for at once. Behind 2 KiB, 32 cache lines, its own reads wait: 8 and 16 rows of f32
@@ -253,6 +249,11 @@ __attribute__((always_inline)) inline void join_groups(const V::R (&sum)[kGroups
     }
     V::hold_loads();
   }
+}
+
+// Asks for what is read once.
+__attribute__((always_inline)) inline void ask_streamed(const std::byte* line) {
+  V::kStreamsNear ? V::prefetch_near(line) : V::prefetch(line);
 }
 
 inline void ask_until(Prefetch& ahead, const std::byte* until) {

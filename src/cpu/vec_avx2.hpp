@@ -26,10 +26,14 @@ struct V {
   static constexpr int stream_tiles(Format) { return 2; }
   static constexpr bool streams_all(Format) { return false; }
 
+  static constexpr bool kStreamsNear = true;
+  static constexpr std::int64_t floats_ahead(int) { return 4 << 10; }
+
   static R zero() { return _mm256_setzero_ps(); }
   static R load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, R a) { _mm256_storeu_ps(p, a); }
   static R broadcast(const float* p) { return _mm256_broadcast_ss(p); }
+  static R element(const float* p) { return broadcast(p); }
   static R fma(R a, R b, R c) { return _mm256_fmadd_ps(a, b, c); }
   static R even(const std::byte* pairs) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)), 16));

@@ -1,10 +1,10 @@
-// The vectors of all AVX-512 sets; part of a kernel file, see kernels_inl.hpp. The file says what Dot is for pairs of bf16
-// and WordDot for integers.
+// The vectors of all AVX-512 sets; part of a kernel file, see kernels_inl.hpp. The file says what Dot is for pairs of bf16,
+// WordDot for integers, and Units of the processor that runs them.
 
 namespace switchyard {
 namespace {
 
-struct V : Dot, WordDot {
+struct V : Units {
   using R = __m512;
   static constexpr int kWidth = 16;
   // 32 registers: 26 sums, 2 (f32) or 4 (bf16 pairs widened) weights, one row element, one mask.

@@ -65,8 +65,12 @@ struct V : Lanes8 {
   static constexpr int stream_tiles(Format) { return 2; }
   static constexpr bool streams_all(Format) { return false; }
 
+  static constexpr bool kStreamsNear = true;
+  static constexpr std::int64_t floats_ahead(int) { return 0; }
+
   static R zero() { return set(0.0F); }
   static R broadcast(const float* p) { return set(*p); }
+  static R element(const float* p) { return broadcast(p); }
   static R even(const std::byte* pairs) {
     return make([=](int i) { return from_bits(word(pairs, i) << 16); });
   }
