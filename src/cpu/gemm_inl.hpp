@@ -235,16 +235,27 @@ inline void gemm_stream(const GemmArgs& g, const Stream& stream, Finish finish, 
   }
 }
 
-// Every tile reads the codes of all of a panel, which stays in L2 meanwhile.
+// Every tile reads the codes of kScaleGroups groups of a panel, which stay in L2 meanwhile.
 inline void gemm_groups(const GemmArgs& g, const RowTiles& split, Finish finish, const GemmScratch& scratch) {
-  const StreamRun low = group_stream_of(g, split.rows);
-  const StreamRun high = group_stream_of(g, split.rows + 1);  // not called if there are none
+  const GroupStream low = group_stream_of(g, split.rows);
+  const GroupStream high = group_stream_of(g, split.rows + 1);  // not called if there are none
+  const Line line = line_of(g.math);
+  const std::int64_t groups = g.scales.groups(g.padded_depth);
+  alignas(64) float scale[kScaleGroups * kPanel];
   for (std::int64_t panel = g.panel_begin; panel < g.panel_end; ++panel) {
-    for (std::int64_t t = 0; t < split.tiles; ++t) {
-      const std::int64_t begin = split.begin(t);
-      (t < split.higher ? high : low)(g, g.panels + panel * g.panel_bytes, scratch.from(g, begin),
-                                      scratch.sums + begin * kPanel);
-      finish_tile(g, scratch.sums, panel, begin, split.begin(t + 1), finish);
+    GroupBlock block{g.panels + panel * g.panel_bytes, 0, 0};
+    for (; block.end < groups; block.begin = block.end) {
+      block.end = block.begin + kScaleGroups < groups ? block.begin + kScaleGroups : groups;
+      const Join join = join_of(g, scratch, block.panel, block.begin, block.end - block.begin, scale, scratch.sums);
+      for (std::int64_t t = 0; t < split.tiles; ++t) {
+        const std::int64_t begin = split.begin(t);
+        const std::int64_t end = split.begin(t + 1);
+        const std::int64_t first = begin * g.padded_depth + block.begin * g.scales.group * (end - begin);
+        (t < split.higher ? high : low)(g, block, scratch.tiles + line.floats(first), join.from(begin));
+        if (block.end == groups) {
+          finish_tile(g, scratch.sums, panel, begin, end, finish);
+        }
+      }
     }
   }
 }

@@ -4,8 +4,8 @@
 namespace switchyard {
 namespace {
 
-// Groups whose scales become f32 at once, 4 KiB of them: with each by itself, one to three rows take 1.03 to 1.05 times as
-// long (`gemm_bench`).
+// Groups whose scales become f32 at once, for all tiles, 4 KiB of them: with each by itself, one to three rows take 1.03 to
+// 1.05 times as long (`gemm_bench`).
 constexpr std::int64_t kScaleGroups = 32;
 
 // sum + row · value, of operands as kMath has them. U delays looking for V::dot, as in dot_block.
@@ -115,17 +115,24 @@ __attribute__((always_inline)) inline void add_groups(const GroupSteps& steps, c
   }
 }
 
-// One panel.
+// Groups of a panel that follow each other, begin .. end.
+struct GroupBlock {
+  const std::byte* panel;
+  std::int64_t begin;
+  std::int64_t end;
+};
+
+// A tile of rows, which begins with the block, times the block.
 template <int kRows, Math kMath, class Words, int kGroups>
-void stream_groups(const GemmArgs& g, const std::byte* panel, const GemmScratch& scratch, float* sums) {
+void stream_groups(const GemmArgs& g, const GroupBlock& block, const float* rows, const Join& join) {
   constexpr std::int64_t kStepBytes = kPanel * 4 / (std::int64_t{Words::kSteps} << line_of(kMath).shift);
   const Line line = line_of(kMath);
   const std::int64_t depth = g.scales.group;
   const std::int64_t groups = g.scales.groups(g.padded_depth);
   const std::int64_t whole_groups = g.padded_depth / depth;
   const bool side = kGroups > 1 && whole_groups >= kGroups;
-  GroupSteps steps{panel + g.scales.end(g.padded_depth),
-                   scratch.tiles,
+  GroupSteps steps{block.panel + g.scales.end(g.padded_depth),
+                   rows,
                    nullptr,
                    depth * kStepBytes,
                    line.floats(depth) * kRows,
@@ -133,35 +140,34 @@ void stream_groups(const GemmArgs& g, const std::byte* panel, const GemmScratch&
                    depth / line.depth};
   // In the order of memory: by the end of a panel it has passed the scales of the next one, too. Of groups side by side the
   // last one is read before its turn.
-  steps.ask = steps.words + kOperandsAhead + (side ? (kGroups - 1) * steps.word_bytes : 0);
-  alignas(64) float scale[kScaleGroups * kPanel];
-  for (std::int64_t group = 0; group < groups;) {
-    const std::int64_t begin = group;
-    const std::int64_t end = begin + kScaleGroups < groups ? begin + kScaleGroups : groups;
-    const Join join = join_of(g, scratch, panel, begin, end - begin, scale, sums);
-    const std::int64_t last = end < whole_groups ? end : whole_groups;
-    for (; side && group + kGroups <= last; group += kGroups, steps.advance(kGroups)) {
-      add_groups<kRows, kMath, Words, kGroups>(steps, join.at(group - begin, group + kGroups == groups));
+  steps.ask = steps.words + kOperandsAhead + (side ? (kGroups - 1) * steps.word_bytes : 0) +
+              block.begin * (steps.word_bytes + steps.scale_bytes);
+  steps.words += block.begin * steps.word_bytes;
+  const std::int64_t last = block.end < whole_groups ? block.end : whole_groups;
+  std::int64_t group = block.begin;
+  for (; side && group + kGroups <= last; group += kGroups, steps.advance(kGroups)) {
+    add_groups<kRows, kMath, Words, kGroups>(steps, join.at(group - block.begin, group + kGroups == groups));
+  }
+  for (; group < block.end; ++group, steps.advance(1)) {
+    if (group == whole_groups) {  // cut off
+      steps.lines = (g.padded_depth - group * depth) / line.depth;
     }
-    for (; group < end; ++group, steps.advance(1)) {
-      if (group == whole_groups) {  // cut off
-        steps.lines = (g.padded_depth - group * depth) / line.depth;
-      }
-      add_groups<kRows, kMath, Words, 1>(steps, join.at(group - begin, group + 1 == groups));
-    }
+    add_groups<kRows, kMath, Words, 1>(steps, join.at(group - block.begin, group + 1 == groups));
   }
 }
 
+using GroupStream = void (*)(const GemmArgs& g, const GroupBlock& block, const float* rows, const Join& join);
+
 template <Math kMath, class Words, Format kFormat>
-StreamRun group_stream_of(std::int64_t rows) {
-  return with_rows<V::group_rows(kFormat)>(rows, [](auto number) -> StreamRun {
+GroupStream group_stream_of(std::int64_t rows) {
+  return with_rows<V::group_rows(kFormat)>(rows, [](auto number) -> GroupStream {
     constexpr int kRows = decltype(number)::value;
     return stream_groups<kRows, kMath, Words, V::side_groups(kFormat, kRows)>;
   });
 }
 
 // A tile of rows, and sums of groups.
-StreamRun group_stream_of(const GemmArgs& g, std::int64_t rows) {
+GroupStream group_stream_of(const GemmArgs& g, std::int64_t rows) {
   switch (g.format) {
     case Format::i8:
       return group_stream_of<Math::integer, V::Bytes, Format::i8>(rows);

@@ -370,15 +370,6 @@ struct GemmScratch {
         part(block + kDecodeDepth * kPanel),
         row_scale(part + g.row_count * kPanel),
         row_sums(row_scale + g.row_count) {}
-
-  // The same from row `row` on.
-  GemmScratch from(const GemmArgs& g, std::int64_t row) const {
-    GemmScratch rest = *this;
-    rest.tiles += line_of(g.math).floats(row * g.padded_depth);
-    rest.row_scale += row;
-    rest.row_sums += row * g.scales.groups(g.padded_depth);
-    return rest;
-  }
 };
 
 // Rows are spread over the fewest tiles, as evenly as can be.

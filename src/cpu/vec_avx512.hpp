@@ -24,7 +24,9 @@ struct V : Units {
   }
 
   // 26 sums of groups, 2 vectors of codes and 2 decoded, a row's element and a table; codes of 8 bits take 4 vectors.
-  static constexpr int group_rows(Format format) { return code_bits(format) == 8 && !is_integer(format) ? 12 : 13; }
+  static constexpr int group_rows(Format format) {
+    return is_integer(format) ? 13 : code_bits(format) == 8 ? 12 : kShortCodeRows;
+  }
   static constexpr int word_vectors(int) { return 2; }
   // A bf16 product joins its sum after 6 cycles, and two start in each: fewer than 12 sums wait for themselves. For codes that
   // are wider, or have longer groups, memory is slower than that, and sends less to a core that reads two places. One or two
