@@ -122,7 +122,7 @@ struct GroupBlock {
   std::int64_t end;
 };
 
-// A tile of rows, which begins with the block, times the block.
+// A tile times a block; `rows` stands where the block begins.
 template <int kRows, Math kMath, class Words, int kGroups>
 void stream_groups(const GemmArgs& g, const GroupBlock& block, const float* rows, const Join& join) {
   constexpr std::int64_t kStepBytes = kPanel * 4 / (std::int64_t{Words::kSteps} << line_of(kMath).shift);
