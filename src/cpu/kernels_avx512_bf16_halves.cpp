@@ -14,16 +14,10 @@
 #include "cpu/float_mode_x86.hpp"
 #include "cpu/kernels_inl.hpp"
 #include "cpu/peak_vnni_inl.hpp"
+#include "cpu/peak_bf16_inl.hpp"
 // clang-format on
 
 namespace switchyard {
-namespace {
-
-double peak_bf16(std::int64_t iterations, float* sink) {
-  return peak(iterations, sink, 2 * 2, [](V::R chain, V::R factor) { return V::dot(chain, factor, factor); });
-}
-
-}  // namespace
 
 extern const Kernels kKernelsAvx512Bf16Halves;
 const Kernels kKernelsAvx512Bf16Halves{Isa::avx512_bf16_halves,
