@@ -1,15 +1,16 @@
 // The kernels' text, written once. A file per instruction set includes it after defining, in an unnamed namespace,
-//   V    the native vector of kWidth floats: load, store, broadcast, zero, mul, fma; element, a row's factor of dot and words; even and odd, which widen the first and
-//        second elements of bf16 pairs; if kHasDot, dot of pairs, E4m3Pairs and E2m1Pairs, which hold packed codes and give
-//        its operands; prefetch, prefetch_near and hold_loads; kRegisters, kTileRows and tile_vectors(rows);
-//        stream_vectors(rows), stream_rows(format) and stream_panels(format, rows); E4m3 and E2m1<part>, which hold 32 bits of
-//        codes per lane and decode 4 of them, a step at a time; for sums of integers, in lanes of the same type: words, which
-//        adds the products of kWordSteps steps per lane, Bytes and HalfBytes, which hold packed codes and give its second
-//        operand, a step at a time, store_steps, which makes the first, and difference, which gives floats; where groups have
-//        sums of their own, group_rows(format), the rows of a tile that decodes in registers, word_vectors(rows), its columns
-//        of integers, side_groups(format, rows), how many groups of a panel are summed at once, stream_tiles(format), how many
-//        such tiles there may be, and streams_all(format), whether any number; kStreamsNear, whether what is read once is asked for
-//        to L1, and floats_ahead(rows), how many bytes ahead, 0 for not at all, if it is no codes
+//   V    the native vector of kWidth floats: load, store, broadcast, zero, mul, fma; element, a row's factor of dot and
+//        words; even and odd, which widen the first and second elements of bf16 pairs; if kHasDot, dot of pairs, E4m3Pairs
+//        and E2m1Pairs, which hold packed codes and give its operands; prefetch, prefetch_near and hold_loads; kRegisters,
+//        kTileRows and tile_vectors(rows); stream_vectors(rows), stream_rows(format) and stream_panels(format, rows); E4m3
+//        and E2m1<part>, which hold 32 bits of codes per lane and decode 4 of them, a step at a time; for sums of integers,
+//        in lanes of the same type: words, which adds the products of kWordSteps steps per lane, Bytes and HalfBytes, which
+//        hold packed codes and give its second operand, a step at a time, store_steps, which makes the first, and
+//        difference, which gives floats; where groups have sums of their own, group_rows(format), the rows of a tile that
+//        decodes in registers, word_vectors(rows), its columns of integers, side_groups(format, rows), how many groups of a
+//        panel are summed at once, stream_tiles(format), how many such tiles there may be, and streams_all(format), whether
+//        any number; kStreamsNear, whether what is read once is asked for to L1, and floats_ahead(rows), how many bytes
+//        ahead if it is no codes, 0 for not at all
 //   V16  kLanes virtual lanes for elementwise work; stream, which stores a cache line past the caches, and end_streams, after
 //        which other threads find what was streamed once they are told
 //   Keys  native vectors of numbers that order experts by value, then id

@@ -15,8 +15,9 @@ constexpr std::int64_t kPanelBlockBytes = 128 << 10;
 // speed; with 2 KiB, 0.71.
 constexpr std::int64_t kCodesAhead = 8 << 10;
 // The same of codes that are operands, or nearly so: memory answers a core that mostly waits for it in half of that. int8
-// takes 0.97 of the time that it takes with 8 KiB, fp8 0.98; with 2 KiB, mxfp4 takes 1.1. Scales and words are asked for in the order in which they stand: one row of mxfp4 gets 0.96 of the
-// rate of a plain read; with both asked for beside each other, 0.87 (`stream_bench`).
+// takes 0.97 of the time that it takes with 8 KiB, fp8 0.98; with 2 KiB, mxfp4 takes 1.1. Scales and words are asked for in
+// the order in which they stand: one row of mxfp4 gets 0.96 of the rate of a plain read; with both asked for beside each
+// other, 0.87 (`stream_bench`).
 constexpr std::int64_t kOperandsAhead = 4 << 10;
 // Most bytes of floats that a tile asks for at once. Behind 2 KiB, 32 cache lines, its own reads wait: 8 and 16 rows of f32
 // and bf16 take 1.1 times as long. With 512 bytes they are as fast as with 1 KiB, and many rows of f32 take 1.02 of the time;
