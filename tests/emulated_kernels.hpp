@@ -9,5 +9,6 @@ extern const Kernels kKernelsPlain;
 extern const Kernels kEmulatedAvx512;
 extern const Kernels kEmulatedAvx512Vnni;
 extern const Kernels kEmulatedAvx512Bf16;
+extern const Kernels kEmulatedAvx512Bf16Halves;
 
 }  // namespace switchyard

@@ -179,7 +179,8 @@ TEST_P(Emulated, AccumulateGivesTheBitsOfPlain) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Avx512, Emulated,
-                         testing::Values(&kEmulatedAvx512, &kEmulatedAvx512Vnni, &kEmulatedAvx512Bf16),
+                         testing::Values(&kEmulatedAvx512, &kEmulatedAvx512Vnni, &kEmulatedAvx512Bf16,
+                                         &kEmulatedAvx512Bf16Halves),
                          [](const auto& kernels) { return std::string(isa_name(kernels.param->isa)); });
 
 }  // namespace

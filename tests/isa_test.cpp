@@ -19,6 +19,13 @@ TEST(Isa, ListsAreBestFirstAndPlainIsAlwaysThere) {
   EXPECT_EQ(known.back(), Isa::plain);
   const auto available = available_isas();
   std::vector<Isa> sets(available.begin(), available.end());
+  if (std::find(sets.begin(), sets.end(), Isa::avx512_bf16) != sets.end()) {
+    if (__builtin_cpu_is("amdfam19h")) {  // Zen 4
+      EXPECT_EQ(sets.front(), Isa::avx512_bf16_halves);
+    } else if (!__builtin_cpu_is("amd")) {
+      EXPECT_EQ(sets.front(), Isa::avx512_bf16);
+    }
+  }
   if (sets.front() == Isa::avx512_bf16_halves) {  // which of the two is best depends on the units
     ASSERT_EQ(sets.at(1), Isa::avx512_bf16);
     std::swap(sets[0], sets[1]);

@@ -9,20 +9,21 @@
 
 namespace switchyard {
 
-// Instructions, and the units that run them. f32 and bf16 results have the same bits on all of them.
+// Instructions, and the units that run them. Numbers do not say which is better. f32 and bf16 results have the same bits on
+// all of them.
 enum class Isa : std::int32_t {
   plain = 0,
   avx2 = 1,                // AVX2 + FMA + F16C
   avx512 = 2,              // AVX-512 F, BW, DQ, VL
   avx512_vnni = 3,         // + VNNI
   avx512_bf16 = 4,         // + VNNI + BF16 + VBMI: Sapphire Rapids, Zen 5 and later
-  avx512_bf16_halves = 5,  // the same instructions in an order for units of 256 bits: Zen 4
+  avx512_bf16_halves = 5,  // the same instructions in an order for units of 256 bits: Zen 4 and others
 };
 
 // "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_bf16_halves".
 SWITCHYARD_API const char* isa_name(Isa isa) noexcept;
 
-// Every set that this build knows, best first, whether the machine has it or not.
+// Every set that this build knows, whether the machine has it or not; best first, on units as wide as vectors.
 SWITCHYARD_API std::span<const Isa> known_isas() noexcept;
 
 // The sets that this processor has and the operating system enables, best first.

@@ -38,7 +38,8 @@ SWITCHYARD_API const char* switchyard_status_name(switchyard_status status);
 
 /* Instruction sets. */
 
-/* Instructions, and the units that run them. f32 and bf16 results have the same bits on all of them. */
+/* Instructions, and the units that run them. Numbers do not say which is better. f32 and bf16 results have the same bits on
+ * all of them. */
 typedef int32_t switchyard_isa;
 enum {
   SWITCHYARD_ISA_PLAIN = 0,
@@ -46,13 +47,13 @@ enum {
   SWITCHYARD_ISA_AVX512 = 2,            /* AVX-512 F, BW, DQ, VL */
   SWITCHYARD_ISA_AVX512_VNNI = 3,       /* + VNNI */
   SWITCHYARD_ISA_AVX512_BF16 = 4,       /* + VNNI + BF16 + VBMI */
-  SWITCHYARD_ISA_AVX512_BF16_HALVES = 5 /* the same instructions in an order for units of 256 bits: Zen 4 */
+  SWITCHYARD_ISA_AVX512_BF16_HALVES = 5 /* the same instructions in an order for units of 256 bits: Zen 4 and others */
 };
 
 /* "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_bf16_halves"; "unknown" for other numbers. Static. */
 SWITCHYARD_API const char* switchyard_isa_name(switchyard_isa isa);
 
-/* Every set that the build knows, [count], best first. Static. */
+/* Every set that the build knows, [count]; best first, on units as wide as vectors. Static. */
 SWITCHYARD_API const switchyard_isa* switchyard_known_isas(size_t* count);
 
 /* The sets that the processor has and the operating system enables, [count], best first. Static. NULL and a count of 0

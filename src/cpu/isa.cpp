@@ -35,7 +35,8 @@ bool processor_has_f16c() {
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
 
-// AMD's FP256 without FP512 (AMD64 Architecture Programmer's Manual, volume 3, CPUID Fn8000_001A). Others have no such leaf.
+// Of AMD's processors with AVX-512, those of family 0x19 (Zen 4), and others with FP256 and no FP512 (AMD64 Architecture
+// Programmer's Manual, volume 3, CPUID Fn8000_001A). Some hypervisors leave that leaf empty.
 bool processor_halves_vectors() {
   constexpr unsigned kFp256 = 1U << 2;
   constexpr unsigned kFp512 = 1U << 3;
@@ -43,7 +44,11 @@ bool processor_halves_vectors() {
   unsigned b = 0;
   unsigned c = 0;
   unsigned d = 0;
-  return __get_cpuid(0x8000001A, &a, &b, &c, &d) != 0 && (a & (kFp256 | kFp512)) == kFp256;
+  if (!__builtin_cpu_is("amd") || __get_cpuid(1, &a, &b, &c, &d) == 0) {
+    return false;
+  }
+  const unsigned family = (a >> 8 & 0xfU) + (a >> 20 & 0xffU);
+  return family == 0x19 || (__get_cpuid(0x8000001A, &a, &b, &c, &d) != 0 && (a & (kFp256 | kFp512)) == kFp256);
 }
 
 // __builtin_cpu_supports asks CPUID and, for the registers that the operating system must save, XGETBV.

@@ -8,6 +8,7 @@
 #include "cpu/dot_avx512.hpp"
 #include "cpu/word_sums_avx512.hpp"
 #include "cpu/words_vnni.hpp"
+#include "cpu/memory_operands_avx512.hpp"
 #include "cpu/halves_avx512.hpp"
 #include "cpu/vec_avx512.hpp"
 #include "cpu/lanes_x86.hpp"

@@ -10,8 +10,8 @@ constexpr int kPanelVectors = kPanel / V::kWidth;
 // What is not decoded of a panel is run over all row tiles in blocks of 128 KiB, which stay in half of the smallest L2
 // (512 KiB) with as much of what follows and is asked for meanwhile.
 constexpr std::int64_t kPanelBlockBytes = 128 << 10;
-// How far ahead codes are asked for when a panel is read once, whose decoding leaves the processor little room to look ahead
-// by itself: what memory sends to one core, up to 25 GB/s, in the 300 ns that a busy memory takes. fp8 gets 0.87 of memory's
+// How far ahead codes are asked for when a panel is read once; decoding them leaves the processor little room to look ahead by
+// itself. What memory sends to one core, up to 25 GB/s, in the 300 ns that a busy memory takes. fp8 gets 0.87 of memory's
 // speed; with 2 KiB, 0.71.
 constexpr std::int64_t kCodesAhead = 8 << 10;
 // The same of codes that are operands, or nearly so: memory answers a core that mostly waits for it in half of that. int8
