@@ -144,96 +144,6 @@ struct Extras {
   bool latent_biases = false;
 };
 
-struct Weights {
-  LayerCase shape;
-  Shared kind;
-  Extras extras;
-  std::int64_t shared_ffn;
-  reference::Block block;
-  reference::Table router;
-
-  Weights(const LayerCase& shape_, Shared kind_, unsigned seed, const Extras& extras_ = {})
-      : shape(shape_), kind(kind_), extras(extras_) {
-    std::mt19937 random(seed);
-    const double from_hidden = 1.0 / std::sqrt(static_cast<double>(shape.hidden));
-    shared_ffn = kind == Shared::none ? 0 : shape.ffn + 5;
-    for (std::int32_t e = 0; e < shape.experts; ++e) {
-      block.experts.push_back(random_expert(inner(), shape.ffn, extras.biases, random));
-    }
-    router = random_table(ids(), shape.hidden, 2 * from_hidden, random);
-    if (kind != Shared::none) {
-      block.shared.push_back(random_expert(shape.hidden, shared_ffn, extras.biases, random));
-    }
-    if (kind == Shared::gated) {
-      block.shared_gate = random_table(1, shape.hidden, from_hidden, random);
-    }
-    block.function = reference_of(extras.function);
-    block.shared_function = reference_of(extras.shared_function);
-    block.shared_scale = extras.shared_scale;
-    block.weight_site = static_cast<reference::Site>(extras.weight_site);
-    block.output_bias = extras.output_bias ? random_vector(shape.hidden, random) : reference::Vector();
-    if (extras.latent > 0) {
-      block.latent_in = random_table(extras.latent, shape.hidden, from_hidden, random);
-      block.latent_out = random_table(shape.hidden, extras.latent, 1.0 / std::sqrt(extras.latent), random);
-    }
-    if (extras.latent_biases) {
-      block.latent_in_bias = random_vector(extras.latent, random);
-      block.latent_out_bias = random_vector(shape.hidden, random);
-    }
-  }
-
-  std::int64_t inner() const { return extras.latent > 0 ? extras.latent : shape.hidden; }
-  std::int32_t ids() const { return shape.experts + extras.identity_experts; }
-
-  Layer layer(const RouterOptions& router_options, const LayerOptions& options) const {
-    const std::vector<ExpertFloats> experts(block.experts.begin(), block.experts.end());
-    const std::vector<ExpertFloats> shared(block.shared.begin(), block.shared.end());
-    const std::vector<float> router_floats = floats(router);
-    const std::vector<float> gate = floats(block.shared_gate);
-    const std::vector<float> output_bias = floats(block.output_bias);
-    const std::vector<float> in = floats(block.latent_in);
-    const std::vector<float> out = floats(block.latent_out);
-    const std::vector<float> in_bias = floats(block.latent_in_bias);
-    const std::vector<float> out_bias = floats(block.latent_out_bias);
-    LayerWeights weights;
-    weights.experts = shape.experts;
-    weights.hidden = shape.hidden;
-    weights.ffn = shape.ffn;
-    weights.function = extras.function;
-    weights.router = {router_floats.data(), DType::f32, shape.hidden, 1};
-    weights.expert = [&](std::int32_t e) { return experts[static_cast<std::size_t>(e)].views(inner(), shape.ffn); };
-    if (kind != Shared::none) {
-      weights.shared_ffn = shared_ffn;
-      weights.shared = shared[0].views(shape.hidden, shared_ffn);
-      weights.shared_function = extras.shared_function;
-      weights.shared_gate = {gate.empty() ? nullptr : gate.data(), DType::f32, shape.hidden, 1};
-      weights.shared_scale = extras.shared_scale;
-    }
-    weights.identity_experts = extras.identity_experts;
-    weights.weight_site = extras.weight_site;
-    weights.output_bias = column(output_bias);
-    weights.latent = extras.latent;
-    weights.latent_in = {in.empty() ? nullptr : in.data(), DType::f32, shape.hidden, 1};
-    weights.latent_out = {out.empty() ? nullptr : out.data(), DType::f32, extras.latent, 1};
-    weights.latent_in_bias = column(in_bias);
-    weights.latent_out_bias = column(out_bias);
-    return Layer(weights, router_options, options);
-  }
-
-  reference::Table logits(const reference::Table& x) const {
-    reference::Table out(x.rows, router.rows);
-    for (std::int64_t t = 0; t < x.rows; ++t) {
-      const reference::Vector row = reference::product(router, reference::row_of(x, t));
-      std::copy(row.begin(), row.end(), out.value.begin() + t * router.rows);
-    }
-    return out;
-  }
-
-  reference::Table expected(const reference::Table& x, const reference::Routing& routing, DType activations) const {
-    return reference::run(block, x, routing, activations == DType::bf16 ? round_bf16 : keep);
-  }
-};
-
 // Rows in the type that is asked for, and what came out of them.
 struct Rows {
   DType dtype;
@@ -279,6 +189,97 @@ struct Rows {
     return {bytes.data() + static_cast<std::size_t>(begin * cols) * dtype_bytes(dtype), dtype, count, cols};
   }
   Matrix view() { return view(0, rows); }
+};
+
+struct Weights {
+  LayerCase shape;
+  Shared kind;
+  Extras extras;
+  std::int64_t shared_ffn;
+  reference::Block block;
+  reference::Table router;
+
+  Weights(const LayerCase& shape_, Shared kind_, unsigned seed, const Extras& extras_ = {})
+      : shape(shape_), kind(kind_), extras(extras_) {
+    std::mt19937 random(seed);
+    const double from_hidden = 1.0 / std::sqrt(static_cast<double>(shape.hidden));
+    shared_ffn = kind == Shared::none ? 0 : shape.ffn + 5;
+    for (std::int32_t e = 0; e < shape.experts; ++e) {
+      block.experts.push_back(random_expert(inner(), shape.ffn, extras.biases, random));
+    }
+    router = random_table(ids(), shape.hidden, 2 * from_hidden, random);
+    if (kind != Shared::none) {
+      block.shared.push_back(random_expert(shape.hidden, shared_ffn, extras.biases, random));
+    }
+    if (kind == Shared::gated) {
+      block.shared_gate = random_table(1, shape.hidden, from_hidden, random);
+    }
+    block.function = reference_of(extras.function);
+    block.shared_function = reference_of(extras.shared_function);
+    block.shared_scale = extras.shared_scale;
+    block.weight_site = static_cast<reference::Site>(extras.weight_site);
+    block.output_bias = extras.output_bias ? random_vector(shape.hidden, random) : reference::Vector();
+    if (extras.latent > 0) {
+      block.latent_in = random_table(extras.latent, shape.hidden, from_hidden, random);
+      block.latent_out = random_table(shape.hidden, extras.latent, 1.0 / std::sqrt(extras.latent), random);
+    }
+    if (extras.latent_biases) {
+      block.latent_in_bias = random_vector(extras.latent, random);
+      block.latent_out_bias = random_vector(shape.hidden, random);
+    }
+  }
+
+  std::int64_t inner() const { return extras.latent > 0 ? extras.latent : shape.hidden; }
+  std::int32_t ids() const { return shape.experts + extras.identity_experts; }
+
+  // `stored`: what router and shared gate are given in.
+  Layer layer(const RouterOptions& router_options, const LayerOptions& options, DType stored = DType::f32) const {
+    const std::vector<ExpertFloats> experts(block.experts.begin(), block.experts.end());
+    const std::vector<ExpertFloats> shared(block.shared.begin(), block.shared.end());
+    const Rows router_rows(stored, router);
+    const Rows gate(stored, block.shared_gate);
+    const std::vector<float> output_bias = floats(block.output_bias);
+    const std::vector<float> in = floats(block.latent_in);
+    const std::vector<float> out = floats(block.latent_out);
+    const std::vector<float> in_bias = floats(block.latent_in_bias);
+    const std::vector<float> out_bias = floats(block.latent_out_bias);
+    LayerWeights weights;
+    weights.experts = shape.experts;
+    weights.hidden = shape.hidden;
+    weights.ffn = shape.ffn;
+    weights.function = extras.function;
+    weights.router = {router_rows.bytes.data(), stored, shape.hidden, 1};
+    weights.expert = [&](std::int32_t e) { return experts[static_cast<std::size_t>(e)].views(inner(), shape.ffn); };
+    if (kind != Shared::none) {
+      weights.shared_ffn = shared_ffn;
+      weights.shared = shared[0].views(shape.hidden, shared_ffn);
+      weights.shared_function = extras.shared_function;
+      weights.shared_gate = {gate.rows == 0 ? nullptr : gate.bytes.data(), stored, shape.hidden, 1};
+      weights.shared_scale = extras.shared_scale;
+    }
+    weights.identity_experts = extras.identity_experts;
+    weights.weight_site = extras.weight_site;
+    weights.output_bias = column(output_bias);
+    weights.latent = extras.latent;
+    weights.latent_in = {in.empty() ? nullptr : in.data(), DType::f32, shape.hidden, 1};
+    weights.latent_out = {out.empty() ? nullptr : out.data(), DType::f32, extras.latent, 1};
+    weights.latent_in_bias = column(in_bias);
+    weights.latent_out_bias = column(out_bias);
+    return Layer(weights, router_options, options);
+  }
+
+  reference::Table logits(const reference::Table& x) const {
+    reference::Table out(x.rows, router.rows);
+    for (std::int64_t t = 0; t < x.rows; ++t) {
+      const reference::Vector row = reference::product(router, reference::row_of(x, t));
+      std::copy(row.begin(), row.end(), out.value.begin() + t * router.rows);
+    }
+    return out;
+  }
+
+  reference::Table expected(const reference::Table& x, const reference::Routing& routing, DType activations) const {
+    return reference::run(block, x, routing, activations == DType::bf16 ? round_bf16 : keep);
+  }
 };
 
 // The largest difference relative to the largest expected value; infinite for NaN.

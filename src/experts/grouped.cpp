@@ -24,10 +24,14 @@ constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
 // However small the caches are: two tiles of 13 rows, so that a panel is read from memory for more than one.
 constexpr std::int64_t kFewestRows = 26;
 
-// Rows of a piece, as f32, which is the most they take.
-std::int64_t row_limit(const GroupedMemory& memory, std::int64_t padded_depth) {
-  const std::int64_t row_bytes = padded_depth * static_cast<std::int64_t>(sizeof(float));
-  return std::clamp(memory.tile_bytes / row_bytes, kFewestRows, kMaxGemmRows);
+// Rows of a piece: what the caches hold of them as f32, which is the most they take. Where there are more threads than panels,
+// as for a router of a few experts, threads share a panel while each of them multiplies it longer than it is read.
+std::int64_t row_limit(const GroupedGemm& gemm, int threads, const GroupedMemory& memory) {
+  const std::int64_t row_bytes = gemm.weights->padded_depth() * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t limit = std::clamp(memory.tile_bytes / row_bytes, kFewestRows, kMaxGemmRows);
+  const std::int64_t sharing = std::max<std::int64_t>(threads / (gemm.count * gemm.weights->panels()), 1);
+  const std::int64_t share = (gemm.offset[gemm.count] + sharing - 1) / sharing;
+  return sharing == 1 ? limit : std::min(limit, std::max(share, kPanelCost));
 }
 
 // What a piece costs: at least `fewest()`, and less than twice that if panels and kPieceBytes allow it; or what is left of a
@@ -54,8 +58,8 @@ struct Cut {
   const GroupedGemm& gemm;
   std::int64_t limit;  // rows of a piece
 
-  Cut(const GroupedGemm& of, const GroupedMemory& memory)
-      : gemm(of), limit(row_limit(memory, of.weights->padded_depth())) {}
+  Cut(const GroupedGemm& of, int threads, const GroupedMemory& memory)
+      : gemm(of), limit(row_limit(of, threads, memory)) {}
 
   std::int64_t parts(std::int64_t rows) const { return (rows + limit - 1) / limit; }
   // Of `rows` in so many parts, times all panels.
@@ -104,18 +108,18 @@ Piece* Cut::make_pieces(std::int32_t index, Budget& budget, Piece* to) const {
 std::int64_t cut(std::span<const GroupedGemm> gemms, int threads, const GroupedMemory& memory) {
   std::int64_t total = 0;
   for (const GroupedGemm& gemm : gemms) {
-    total += Cut(gemm, memory).total();
+    total += Cut(gemm, threads, memory).total();
   }
   Budget budget{total, threads * kShareOfLeft, total / (threads * kPiecesPerThread) + 1};
   Piece* to = memory.pieces;
   for (std::size_t i = 0; i < gemms.size(); ++i) {
-    to = Cut(gemms[i], memory).make_pieces(static_cast<std::int32_t>(i), budget, to);
+    to = Cut(gemms[i], threads, memory).make_pieces(static_cast<std::int32_t>(i), budget, to);
   }
   return to - memory.pieces;
 }
 
 // A piece costs at least Budget::least, or is the last of a part of rows; all costs together are at most threads ·
-// kPiecesPerThread of that.
+// kPiecesPerThread of that. Where threads share panels, two pieces per thread are the most.
 std::int64_t max_pieces(std::int64_t rows, std::int32_t count, int threads) {
   return threads * kPiecesPerThread + std::min<std::int64_t>(rows, count) + rows / kFewestRows;
 }

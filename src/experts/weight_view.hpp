@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "switchyard/format.hpp"
 #include "switchyard/types.hpp"
 
 namespace switchyard {
@@ -32,6 +33,11 @@ float f4_e2m1_value(std::uint8_t code);
 // Bits of a code that is not plain.
 constexpr int code_bits(Codes codes) {
   return codes == Codes::i4 || codes == Codes::u4 || codes == Codes::f4_e2m1 ? 4 : 8;
+}
+
+// The smallest format that holds all that is read from a view which check_weight let pass, where f16 and codes count as f32.
+inline Format exact_format(const WeightView& view) {
+  return view.codes == Codes::plain && view.dtype == DType::bf16 ? Format::bf16 : Format::f32;
 }
 
 // Bytes that so many elements take; an even number of them if they have 4 bits.

@@ -99,7 +99,8 @@ bool run_experts(const Layer::Parts& parts, const ExpertRows& routed, ConstMatri
   bool streamed = run_grouped(std::array{first.up, second.up}, memory.grouped, kernels, threads);
   streamed &= run_grouped(std::array{first.down, second.down}, memory.grouped, kernels, threads);
   if (!parts.shared_gate.empty()) {
-    run_linear(parts.shared_gate, tokens, Math::f32, memory.gate_logits, parts, memory.grouped, kernels);
+    run_linear(parts.shared_gate, tokens, math_of(parts.shared_gate.format()), memory.gate_logits, parts,
+               memory.grouped, kernels);
   }
   return streamed;
 }

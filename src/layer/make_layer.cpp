@@ -149,7 +149,8 @@ Layer::Parts plan_parts(const LayerWeights& weights, const RouterOptions& router
                             .latent_out = {},
                             .output_bias = make_output_bias(weights.output_bias, weights.hidden)};
   if (parts.shared) {
-    parts.shared_gate = plan_one(weights.shared_gate, "shared gate", 1, weights.hidden, Format::f32);
+    parts.shared_gate =
+        plan_one(weights.shared_gate, "shared gate", 1, weights.hidden, exact_format(weights.shared_gate));
   }
   if (latent) {
     parts.latent_in = plan_one(weights.latent_in, "latent_in", weights.latent, weights.hidden, options.format);

@@ -31,19 +31,19 @@ std::int64_t chunk_tokens(const Layer::Parts& parts, std::int64_t tokens, std::i
 GroupedMemory carve_gemms(Carver& carver, const Layer::Parts& parts, std::int64_t rows, bool with_router) {
   const ExpertWeights::Packed& experts = parts.experts.packed();
   std::size_t scratch = 0;
-  const auto need = [&](const PackedMatrices& weights) {
-    scratch = std::max(scratch, scratch_bytes(math_of(weights.format(), parts.options.activations), weights, rows));
+  const auto need = [&](const PackedMatrices& weights, DType activations) {
+    scratch = std::max(scratch, scratch_bytes(math_of(weights.format(), activations), weights, rows));
   };
-  for (const PackedMatrices* weights :
-       {&experts.up, &experts.down, &parts.latent_in, &parts.latent_out, &parts.shared_gate}) {
-    need(*weights);
+  for (const PackedMatrices* weights : {&experts.up, &experts.down, &parts.latent_in, &parts.latent_out}) {
+    need(*weights, parts.options.activations);
   }
+  need(parts.shared_gate, DType::f32);
   if (parts.shared) {
-    need(parts.shared->packed().up);
-    need(parts.shared->packed().down);
+    need(parts.shared->packed().up, parts.options.activations);
+    need(parts.shared->packed().down, parts.options.activations);
   }
   if (with_router) {
-    need(parts.router.weight);
+    need(parts.router.weight, parts.router.type);
   }
   const int gemms = parts.shared ? 2 : 1;
   const std::int32_t matrices = parts.experts.shape().experts + gemms - 1;

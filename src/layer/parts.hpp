@@ -23,7 +23,7 @@ struct Layer::Parts {
   std::int32_t identity_experts;
   WeightSite weight_site;
   std::optional<ExpertWeights> shared;
-  PackedMatrices shared_gate;  // [1,H] f32; empty: the factor is shared_scale
+  PackedMatrices shared_gate;  // [1,H], all its bits; empty: the factor is shared_scale
   float shared_scale;
   PackedMatrices latent_in;        // [latent,H]; empty: the experts work in H
   PackedMatrices latent_out;       // [H,latent]

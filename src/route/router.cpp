@@ -72,7 +72,7 @@ std::int64_t make_logits(const Router& router, ConstMatrix x, std::int64_t begin
   gemm.weights = &router.weight;
   gemm.count = 1;
   gemm.offset = offset;
-  gemm.math = router.weight.format() == Format::bf16 ? Math::bf16 : Math::f32;
+  gemm.math = math_of(router.weight.format(), router.type);
   gemm.rows = x;
   gemm.rows.data =
       static_cast<const std::byte*>(x.data) + begin * x.stride * static_cast<std::int64_t>(dtype_bytes(x.dtype));
@@ -103,7 +103,8 @@ Router make_router(const WeightView& weight, std::int32_t experts, std::int64_t 
   keep(router.options.expert_scale, experts, router.expert_scale);
   keep_table(router.options, experts, router.table);
   router.options.round_logits = router.options.round_logits || type == DType::bf16;
-  router.weight = PackedMatrices(1, experts, hidden, false, type == DType::bf16 ? Format::bf16 : Format::f32);
+  router.type = type;
+  router.weight = PackedMatrices(1, experts, hidden, false, type == DType::bf16 ? Format::bf16 : exact_format(weight));
   return router;
 }
 

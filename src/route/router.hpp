@@ -19,7 +19,8 @@ struct Router {
   std::vector<float> expert_scale;
   std::vector<std::int32_t> table;
   std::int32_t experts = 0;
-  PackedMatrices weight;  // [E,H] f32, or bf16 for a router in bf16
+  DType type = DType::f32;  // of what is multiplied, and of the logits: f32 or bf16
+  PackedMatrices weight;    // [E,H] f32, or bf16 for a router in bf16 or a weight that is bf16
 };
 
 // Copies the arrays of options; the weight is not packed yet. Without one there are no options. Throws invalid_argument.
