@@ -48,7 +48,7 @@ void register_all() {
   for (const LayerCase& shape : kBenchCases) {
     for (std::int32_t i = 0; i < kFormats; ++i) {
       const auto format = static_cast<Format>(i);
-      const DType dtype = format == Format::bf16 ? DType::bf16 : DType::f32;
+      const DType dtype = cli::usual_dtype(format);
       for (const std::int64_t tokens : kBenchTokens) {
         const std::string name =
             "layer/" + std::string(shape.name) + "/" + format_name(format) + "/" + std::to_string(tokens);

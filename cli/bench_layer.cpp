@@ -193,7 +193,7 @@ BenchResult bench_layers(const BenchRequest& request) {
   std::vector<Series> all;
   for (const BenchConfig& config : request.configs) {
     for (const Format format : request.formats) {
-      const DType dtype = request.dtype.value_or(takes_bf16_activations(format) ? DType::bf16 : DType::f32);
+      const DType dtype = request.dtype.value_or(usual_dtype(format));
       Bench bench(config, format, dtype, request.tokens, threads);
       std::vector<Series> measured = bench.measure(request.seconds, rates);
       std::move(measured.begin(), measured.end(), std::back_inserter(all));

@@ -25,7 +25,7 @@ std::vector<BenchConfig> parse_configs(const std::vector<std::string>& names);
 struct BenchRequest {
   std::vector<BenchConfig> configs;
   std::vector<std::int64_t> tokens;
-  // Of x and y, and of what the experts multiply where the format has it; by default bf16 with bf16 weights, else f32.
+  // Of x, y and the router's weight, and of what the experts multiply where the format has it; none: usual_dtype.
   std::optional<DType> dtype;
   std::vector<Format> formats;
   int threads = 0;

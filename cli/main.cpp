@@ -311,8 +311,8 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
   add_bench_tokens(command, options.tokens);
   add_choice(
       command, "--dtype", options.dtype, dtype_choices({DType::f32, DType::bf16, DType::f16}),
-      "Type of weights before they are packed, and of activations, f32 or bf16; default: f32 with f32, int8 and\n"
-      "int4, else bf16; of logits, default: f32 and bf16");
+      "Type of weights before they are packed, and of activations, f32 or bf16; default: f32 with f32, else bf16;\n"
+      "of logits, default: f32 and bf16");
   add_threads(command, options.threads);
   command->add_flag("--json", options.json, "Print JSON");
   command->add_option("--repeat", options.repeat, "Rounds of route and record; default: as 1 or 2 seconds allow")

@@ -20,6 +20,9 @@ struct RandomShape {
   std::int32_t topk = 0;
 };
 
+// What weights of a format mostly come with, and engines hand over: hidden states and routers in bf16, in f32 with f32.
+constexpr DType usual_dtype(Format format) { return format == Format::f32 ? DType::f32 : DType::bf16; }
+
 // Makes layers of one shape. Experts are pieces of one pool of random values, each from another place on, so that
 // making a layer costs little more than packing it.
 class RandomLayers {

@@ -10,7 +10,8 @@
 //        decodes in registers, word_vectors(rows), its columns of integers, side_groups(format, rows), how many groups of a
 //        panel are summed at once, stream_tiles(format), how many such tiles there may be, and streams_all(format), whether
 //        any number; kStreamsNear, whether what is read once is asked for to L1, and floats_ahead(rows), how many bytes
-//        ahead if it is no codes, 0 for not at all
+//        ahead if it is no codes, 0 for not at all; asks_for_codes(format, rows), whether codes
+//        whose groups have sums are asked for
 //   V16  kLanes virtual lanes for elementwise work; stream, which stores a cache line past the caches, and end_streams, after
 //        which other threads find what was streamed once they are told
 //   Keys  native vectors of numbers that order experts by value, then id

@@ -84,14 +84,14 @@ struct GroupSteps {
   }
 };
 
-// kGroups groups side by side join their chains.
-template <int kRows, Math kMath, class Words, int kGroups>
+// kGroups groups side by side join their chains. kAsks: what follows is asked for meanwhile.
+template <int kRows, Math kMath, class Words, int kGroups, bool kAsks>
 __attribute__((always_inline)) inline void add_groups(const GroupSteps& steps, const Join& join) {
   constexpr std::int64_t kLine = line_floats(kMath);
   constexpr int kColumns = group_columns<kMath>(kRows);
   constexpr int kSums = kGroups * kRows * kColumns;
   const std::byte* ask = steps.ask;
-  for (const std::byte* const end = ask + kGroups * steps.scale_bytes; ask < end; ask += 64) {
+  for (const std::byte* const end = ask + kGroups * steps.scale_bytes; kAsks && ask < end; ask += 64) {
     ask_streamed(ask);
   }
   for (std::int64_t column = 0; column < kPanel; column += kColumns * V::kWidth) {
@@ -103,7 +103,7 @@ __attribute__((always_inline)) inline void add_groups(const GroupSteps& steps, c
       for (std::int64_t at = 0; at < kLine; at += Words::kSteps, words += kPanel * 4) {
         for_steps<kGroups>([&](auto number) __attribute__((always_inline)) {
           constexpr int kNumber = decltype(number)::kValue;
-          for (int n = 0; n < kColumns; n += kLineVectors, ask += 64) {
+          for (int n = 0; kAsks && n < kColumns; n += kLineVectors, ask += 64) {
             ask_streamed(ask);
           }
           add_word<kMath, Words, kSums>(sum[kNumber], rows + at + kNumber * steps.row_floats,
@@ -123,7 +123,7 @@ struct GroupBlock {
 };
 
 // A tile times a block; `rows` stands where the block begins.
-template <int kRows, Math kMath, class Words, int kGroups>
+template <int kRows, Math kMath, class Words, int kGroups, bool kAsks>
 void stream_groups(const GemmArgs& g, const GroupBlock& block, const float* rows, const Join& join) {
   constexpr std::int64_t kStepBytes = kPanel * 4 / (std::int64_t{Words::kSteps} << line_of(kMath).shift);
   const Line line = line_of(kMath);
@@ -146,13 +146,13 @@ void stream_groups(const GemmArgs& g, const GroupBlock& block, const float* rows
   const std::int64_t last = block.end < whole_groups ? block.end : whole_groups;
   std::int64_t group = block.begin;
   for (; side && group + kGroups <= last; group += kGroups, steps.advance(kGroups)) {
-    add_groups<kRows, kMath, Words, kGroups>(steps, join.at(group - block.begin, group + kGroups == groups));
+    add_groups<kRows, kMath, Words, kGroups, kAsks>(steps, join.at(group - block.begin, group + kGroups == groups));
   }
   for (; group < block.end; ++group, steps.advance(1)) {
     if (group == whole_groups) {  // cut off
       steps.lines = (g.padded_depth - group * depth) / line.depth;
     }
-    add_groups<kRows, kMath, Words, 1>(steps, join.at(group - block.begin, group + 1 == groups));
+    add_groups<kRows, kMath, Words, 1, kAsks>(steps, join.at(group - block.begin, group + 1 == groups));
   }
 }
 
@@ -162,7 +162,7 @@ template <Math kMath, class Words, Format kFormat>
 GroupStream group_stream_of(std::int64_t rows) {
   return with_rows<V::group_rows(kFormat)>(rows, [](auto number) -> GroupStream {
     constexpr int kRows = decltype(number)::value;
-    return stream_groups<kRows, kMath, Words, V::side_groups(kFormat, kRows)>;
+    return stream_groups<kRows, kMath, Words, V::side_groups(kFormat, kRows), V::asks_for_codes(kFormat, kRows)>;
   });
 }
 

@@ -29,6 +29,7 @@ struct V {
   // As on units of 512 bits (whole_avx512.hpp), where they were measured.
   static constexpr bool kStreamsNear = true;
   static constexpr std::int64_t floats_ahead(int) { return 4 << 10; }
+  static constexpr bool asks_for_codes(Format, int) { return true; }
 
   static R zero() { return _mm256_setzero_ps(); }
   static R load(const float* p) { return _mm256_loadu_ps(p); }

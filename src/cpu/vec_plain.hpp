@@ -67,6 +67,7 @@ struct V : Lanes8 {
 
   static constexpr bool kStreamsNear = true;
   static constexpr std::int64_t floats_ahead(int) { return 0; }
+  static constexpr bool asks_for_codes(Format, int) { return true; }
 
   static R zero() { return set(0.0F); }
   static R broadcast(const float* p) { return set(*p); }

@@ -15,6 +15,7 @@ struct Units : Dot, WordDot {
   // the time.
   static constexpr bool kStreamsNear = true;
   static constexpr std::int64_t floats_ahead(int) { return 4 << 10; }
+  static constexpr bool asks_for_codes(Format, int) { return true; }
 };
 
 }  // namespace
