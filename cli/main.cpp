@@ -309,10 +309,9 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
       ->check(CLI::IsMember({"layer", "route", "record"}).description(""))
       ->type_name("");
   add_bench_tokens(command, options.tokens);
-  add_choice(
-      command, "--dtype", options.dtype, dtype_choices({DType::f32, DType::bf16, DType::f16}),
-      "Type of weights before they are packed, and of activations, f32 or bf16; default: f32 with f32, else bf16;\n"
-      "of logits, default: f32 and bf16");
+  add_choice(command, "--dtype", options.dtype, dtype_choices({DType::f32, DType::bf16, DType::f16}),
+             "Type of hidden states, router and weights before they are packed, and of activations where the format\n"
+             "takes them, f32 or bf16; default: f32 with f32, else bf16; of logits, default: f32 and bf16");
   add_threads(command, options.threads);
   command->add_flag("--json", options.json, "Print JSON");
   command->add_option("--repeat", options.repeat, "Rounds of route and record; default: as 1 or 2 seconds allow")

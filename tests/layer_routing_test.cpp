@@ -135,16 +135,17 @@ TEST(LayerRouting, AWeightStoredInBf16TakesHalfTheMemoryAndGivesTheBitsOfF32) {
   for (const LayerCase& shape : {kShape, kManyExperts}) {
     for (const DType activations : {DType::f32, DType::bf16}) {
       const Weights weights(shape, Shared::gated, 13);
-      LayerOptions options{.format = Format::bf16, .activations = activations};
+      LayerOptions options{.format = Format::bf16, .activations = activations, .threads = Threads::pool(1)};
       const Layer narrow = weights.layer(router_of(shape), options, DType::bf16);
-      options.threads = Threads::pool(7);  // more than panels: threads share the router's and the shared gate's
+      options.threads = Threads::pool(7);  // which share the shared gate's panel, and that of the router of few experts
       const Layer wide = weights.layer(router_of(shape), options, DType::f32);
       EXPECT_EQ(*narrow.options().router, DType::f32);
       const std::int64_t panels = (shape.experts + 31) / 32 + 1;
       EXPECT_EQ(wide.weight_bytes() - narrow.weight_bytes(), static_cast<std::size_t>(panels * 32 * 32 * 2));
       for (const std::int64_t tokens : {1, 9, 60}) {
         SCOPED_TRACE(std::string(shape.name) + " " + dtype_name(activations) + " " + std::to_string(tokens));
-        const Rows x = random_rows(shape, tokens, 14);
+        std::mt19937 random(14);
+        const Rows x(activations, random_table(tokens, shape.hidden, 1.0, random));
         const Result expected = run(wide, x, {});
         EXPECT_EQ(run(narrow, x, {}), expected);
       }

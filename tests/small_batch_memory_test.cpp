@@ -120,7 +120,7 @@ void run_exact(const std::vector<std::int64_t>& rows_of, std::int64_t depth, int
 // #3198: the bound of pieces holds for every spread of rows, whatever the threads and caches.
 TEST(SmallBatchMemory, PiecesOfEverySpreadFitTheirBound) {
   std::mt19937 random(4);
-  for (const int threads : {1, 2, 7}) {
+  for (const int threads : {1, 2, 7, 64}) {
     run_exact(std::vector<std::int64_t>(100, 1), 3, threads);
     run_exact({400}, 3, threads);
     run_exact({157, 0, 1, 156, 27, 313}, 3, threads);

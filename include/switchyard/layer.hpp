@@ -70,8 +70,7 @@ struct LayerWeights {
 
 // How rows met the weights of the experts, the shared expert and the maps of a latent space; the bits are the same.
 // small_batch: all of these weights passed from memory through registers once, because none met more rows than that is
-// faster for: 3, or 6 where the format's codes are floats; with AVX-512, 13 of any codes. Rows of the latter two are all
-// tokens of a chunk.
+// faster for: 3 to 26 by format and instruction set (docs/design.md). Rows of the latter two are all tokens of a chunk.
 enum class Path : std::int32_t { grouped = 0, small_batch = 1 };
 SWITCHYARD_API const char* path_name(Path path) noexcept;  // "grouped", "small_batch"
 

@@ -24,14 +24,20 @@ constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
 // However small the caches are: two tiles of 13 rows, so that a panel is read from memory for more than one.
 constexpr std::int64_t kFewestRows = 26;
 
-// Rows of a piece: what the caches hold of them as f32, which is the most they take. Where there are more threads than panels,
-// as for a router of a few experts, threads share a panel while each of them multiplies it longer than it is read.
-std::int64_t row_limit(const GroupedGemm& gemm, int threads, const GroupedMemory& memory) {
-  const std::int64_t row_bytes = gemm.weights->padded_depth() * static_cast<std::int64_t>(sizeof(float));
-  const std::int64_t limit = std::clamp(memory.tile_bytes / row_bytes, kFewestRows, kMaxGemmRows);
-  const std::int64_t sharing = std::max<std::int64_t>(threads / (gemm.count * gemm.weights->panels()), 1);
-  const std::int64_t share = (gemm.offset[gemm.count] + sharing - 1) / sharing;
-  return sharing == 1 ? limit : std::min(limit, std::max(share, kPanelCost));
+// Rows of a piece, as f32, which is the most they take.
+std::int64_t row_limit(const GroupedMemory& memory, std::int64_t padded_depth) {
+  const std::int64_t row_bytes = padded_depth * static_cast<std::int64_t>(sizeof(float));
+  return std::clamp(memory.tile_bytes / row_bytes, kFewestRows, kMaxGemmRows);
+}
+
+// Threads to a panel of the only matrix of a queue: some where it has fewer panels than there are threads, as the router of a
+// few experts, and where each of them multiplies its rows longer than it reads the panel.
+std::int64_t threads_to_a_panel(std::span<const GroupedGemm> gemms, int threads) {
+  const GroupedGemm& gemm = gemms.front();
+  if (gemms.size() > 1 || gemm.count > 1) {
+    return 1;
+  }
+  return std::max<std::int64_t>(std::min(threads / gemm.weights->panels(), gemm.offset[1] / kPanelCost), 1);
 }
 
 // What a piece costs: at least `fewest()`, and less than twice that if panels and kPieceBytes allow it; or what is left of a
@@ -58,8 +64,12 @@ struct Cut {
   const GroupedGemm& gemm;
   std::int64_t limit;  // rows of a piece
 
-  Cut(const GroupedGemm& of, int threads, const GroupedMemory& memory)
-      : gemm(of), limit(row_limit(of, threads, memory)) {}
+  Cut(const GroupedGemm& of, const GroupedMemory& memory, std::int64_t sharing)
+      : gemm(of), limit(row_limit(memory, of.weights->padded_depth())) {
+    if (sharing > 1) {
+      limit = std::min(limit, (of.offset[1] + sharing - 1) / sharing);
+    }
+  }
 
   std::int64_t parts(std::int64_t rows) const { return (rows + limit - 1) / limit; }
   // Of `rows` in so many parts, times all panels.
@@ -106,20 +116,21 @@ Piece* Cut::make_pieces(std::int32_t index, Budget& budget, Piece* to) const {
 
 // Returns the number of pieces.
 std::int64_t cut(std::span<const GroupedGemm> gemms, int threads, const GroupedMemory& memory) {
+  const std::int64_t sharing = threads_to_a_panel(gemms, threads);
   std::int64_t total = 0;
   for (const GroupedGemm& gemm : gemms) {
-    total += Cut(gemm, threads, memory).total();
+    total += Cut(gemm, memory, sharing).total();
   }
   Budget budget{total, threads * kShareOfLeft, total / (threads * kPiecesPerThread) + 1};
   Piece* to = memory.pieces;
   for (std::size_t i = 0; i < gemms.size(); ++i) {
-    to = Cut(gemms[i], threads, memory).make_pieces(static_cast<std::int32_t>(i), budget, to);
+    to = Cut(gemms[i], memory, sharing).make_pieces(static_cast<std::int32_t>(i), budget, to);
   }
   return to - memory.pieces;
 }
 
 // A piece costs at least Budget::least, or is the last of a part of rows; all costs together are at most threads ·
-// kPiecesPerThread of that. Where threads share panels, two pieces per thread are the most.
+// kPiecesPerThread of that. A matrix whose panels threads share has a piece per thread at most.
 std::int64_t max_pieces(std::int64_t rows, std::int32_t count, int threads) {
   return threads * kPiecesPerThread + std::min<std::int64_t>(rows, count) + rows / kFewestRows;
 }
@@ -182,9 +193,11 @@ bool run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory
     args.scratch = memory.scratch + static_cast<std::size_t>(worker) * memory.scratch_bytes;
     kernels.gemm(args);
   });
-  return std::all_of(memory.pieces, memory.pieces + pieces, [&](const Piece& piece) {
-    const GroupedGemm& gemm = gemms[static_cast<std::size_t>(piece.gemm)];
-    return piece.row_end - piece.row_begin <= kernels.stream_rows(gemm.math, gemm.weights->format());
+  return std::all_of(gemms.begin(), gemms.end(), [&](const GroupedGemm& gemm) {
+    const std::int64_t most = kernels.stream_rows(gemm.math, gemm.weights->format());
+    return std::adjacent_find(gemm.offset, gemm.offset + gemm.count + 1, [=](std::int64_t begin, std::int64_t end) {
+             return end - begin > most;
+           }) == gemm.offset + gemm.count + 1;
   });
 }
 

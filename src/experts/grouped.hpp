@@ -56,8 +56,8 @@ std::size_t scratch_bytes(Math math, const PackedMatrices& weights, std::int64_t
 GroupedMemory carve_grouped(Carver& carver, std::int64_t rows, std::int32_t count, std::size_t scratch, int threads,
                             int gemms = 1);
 
-// All of them from one queue of pieces; none reads what another one writes. Returns whether no piece had more than
-// stream_rows, so that all weights were streamed.
+// All of them from one queue of pieces; none reads what another one writes. Returns whether no matrix had more
+// rows than stream_rows, so that all weights were streamed.
 bool run_grouped(std::span<const GroupedGemm> gemms, const GroupedMemory& memory, const Kernels& kernels,
                  const Threads& threads);
 inline bool run_grouped(const GroupedGemm& gemm, const GroupedMemory& memory, const Kernels& kernels,
