@@ -72,14 +72,17 @@ class CliTest(unittest.TestCase):
         model = GOLDEN / "mixtral"
         command = [PROGRAM, "run", "--model", model, "--input", model / "moe_blocks.safetensors", *arguments]
         terminal, end = pty.openpty()
-        os.set_blocking(terminal, False)  # nothing shown is a failure, not a wait
-        try:
-            done = subprocess.run(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=end, timeout=300,
-                                  check=False)
-            return done.returncode, os.read(terminal, 1 << 16).decode()
-        finally:
-            os.close(end)
-            os.close(terminal)
+        with os.fdopen(terminal, "rb", buffering=0) as shown:
+            with os.fdopen(end, "wb", buffering=0) as stderr:
+                done = subprocess.run(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=stderr, timeout=300,
+                                      check=False)
+            text = b""
+            try:  # what was written last arrives last; a terminal whose other end is closed ends with an error
+                while part := shown.read(1 << 16):
+                    text += part
+            except OSError:
+                pass
+            return done.returncode, text.decode()
 
     def altered(self, change):
         """A copy of mixtral's blocks that `change` was applied to."""
