@@ -62,6 +62,25 @@ TEST(SmallBatchDefects, ThePathFollowsFromTheMostRowsOfAnExpert) {
   }
 }
 
+// Threads that share a panel's rows do not change the path.
+TEST(SmallBatchDefects, ThePathDoesNotFollowFromTheThreads) {
+  const std::int64_t most = current_kernels().stream_rows(Math::f32, Format::f32);
+  std::mt19937 random(37);
+  for (const int threads : {1, 2, 8}) {
+    const Layer layer = constant_layer(1, 16, 8, threads);
+    for (std::int64_t rows = 1; rows <= 70; ++rows) {
+      const auto slots = static_cast<std::size_t>(rows);
+      const Given given{rows, 1, std::vector<std::int32_t>(slots, 0), std::vector<float>(slots, 0.5F)};
+      const Rows x(DType::f32, random_table(rows, 16, 1.0, random));
+      Rows y(DType::f32, rows, 16);
+      const ForwardResult result =
+          layer.forward(x.view(), given.view(), y.view(), Workspace(layer.workspace_bytes(rows, 1)));
+      EXPECT_EQ(result.path, rows <= most ? Path::small_batch : Path::grouped) << threads << " threads, rows " << rows;
+      for (std::int64_t t = 0; t < rows; ++t) ASSERT_EQ(y.at(t, 15), given.sum(t));
+    }
+  }
+}
+
 // A shared expert and the maps of a latent space have a row for every token.
 TEST(SmallBatchDefects, ThePathFollowsFromTheTokensToo) {
   const LayerCase shape = kTestCases[1];

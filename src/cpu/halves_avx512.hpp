@@ -25,9 +25,9 @@ struct Units : Dot, WordDot {
   // memory, in the 400 ns that it takes; with 4 KiB they get 0.97 of that (`stream_bench`).
   static constexpr bool kStreamsNear = false;
   static constexpr std::int64_t floats_ahead(int rows) { return rows <= 4 ? 0 : 6 << 10; }
-  // So are the codes of up to 3 rows of int8 and of one row of int4: where memory sends 50 GB/s they get 0.9 to 1.05 of it,
-  // asked for 0.7 to 0.85; where it sends 33, 0.97 instead of 0.94. What has more rows, or takes more instructions, is not read far
-  // enough ahead without asking: 0.4 to 0.9.
+  // The codes of up to 3 rows of int8 and of one row of int4 are left to the processor, too: where memory sends 50 GB/s they get
+  // 0.9 to 1.05 of it, asked for 0.7 to 0.85; where it sends 33, 0.97 instead of 0.94. What has more rows, or takes more
+  // instructions, is not read far enough ahead without asking: 0.4 to 0.9 (`stream_bench` with other values here).
   static constexpr bool asks_for_codes(Format format, int rows) {
     return rows > (format == Format::i8 ? 3 : format == Format::i4 ? 1 : 0);
   }

@@ -1,5 +1,6 @@
 """What the tests of the command line tool share: each is started as x_test.py PROGRAM GOLDEN EXAMPLES [unittest options]"""
 
+import errno
 import html.parser
 import os
 import pathlib
@@ -80,8 +81,9 @@ class CliTest(unittest.TestCase):
             try:  # what was written last arrives last; a terminal whose other end is closed ends with an error
                 while part := shown.read(1 << 16):
                     text += part
-            except OSError:
-                pass
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
             return done.returncode, text.decode()
 
     def altered(self, change):
