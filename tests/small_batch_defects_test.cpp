@@ -70,7 +70,7 @@ TEST(SmallBatchDefects, ThePathDoesNotFollowFromTheThreads) {
     const Layer layer = constant_layer(1, 16, 8, threads);
     for (std::int64_t rows = 1; rows <= 70; ++rows) {
       const auto slots = static_cast<std::size_t>(rows);
-      const Given given{rows, 1, std::vector<std::int32_t>(slots, 0), std::vector<float>(slots, 0.5F)};
+      Given given{rows, 1, std::vector<std::int32_t>(slots, 0), std::vector<float>(slots, 0.5F)};
       const Rows x(DType::f32, random_table(rows, 16, 1.0, random));
       Rows y(DType::f32, rows, 16);
       const ForwardResult result =
