@@ -1,11 +1,11 @@
 #include "fail.hpp"
 
-#include <fmt/format.h>
+#include "format_text.hpp"
 
 namespace switchyard {
 
 void fail_with(Code code, fmt::string_view format, fmt::format_args arguments) {
-  throw Error(code, fmt::vformat(format, arguments));
+  throw Error(code, format_with(format, arguments));
 }
 
 }  // namespace switchyard

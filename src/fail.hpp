@@ -7,7 +7,7 @@
 
 namespace switchyard {
 
-// Apart from the template so that only one file compiles the formatting itself.
+// Apart from the template, as format_with.
 [[noreturn]] void fail_with(Code code, fmt::string_view format, fmt::format_args arguments);
 
 // Throws Error{code, message}; the format is fmt's.

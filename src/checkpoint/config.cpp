@@ -1,7 +1,5 @@
 #include "checkpoint/config.hpp"
 
-#include <fmt/format.h>
-
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -9,6 +7,7 @@
 
 #include "checkpoint/json_text.hpp"
 #include "fail.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -25,12 +24,12 @@ std::optional<std::int64_t> integer_in(const json& value, std::int64_t min, std:
   return number;
 }
 
-std::string range(std::int64_t min, std::int64_t max) { return fmt::format("an integer {}..{}", min, max); }
+std::string range(std::int64_t min, std::int64_t max) { return format_text("an integer {}..{}", min, max); }
 
 }  // namespace
 
 Config::Config(std::string_view text, std::string file) : file_(std::move(file)) {
-  const std::string where = fmt::format("config: {}: the text", file_);
+  const std::string where = format_text("config: {}: the text", file_);
   object_ = parse_json(text, where);
   if (!object_.is_object()) fail(Code::bad_data, "{} is {}, expected an object", where, printable_value(object_));
 }
@@ -80,14 +79,14 @@ std::int64_t Config::integer(const Keys& keys, std::int64_t min, std::int64_t ma
     const auto number = integer_in(*value, min, max);
     if (!number) refuse(key, printable_value(*value), range(min, max));
     if (first != nullptr && *number != result) {
-      refuse(key, printable_value(*value), fmt::format("{} as in {}{}", result, prefix_, first));
+      refuse(key, printable_value(*value), format_text("{} as in {}{}", result, prefix_, first));
     }
     first = key;
     result = *number;
   }
   if (first == nullptr) {
     std::string names = keys[0];
-    for (std::size_t i = 1; i < keys.size() && keys[i] != nullptr; ++i) names += fmt::format(" or {}", keys[i]);
+    for (std::size_t i = 1; i < keys.size() && keys[i] != nullptr; ++i) names += format_text(" or {}", keys[i]);
     refuse(names.c_str(), "absent", range(min, max));
   }
   return result;
@@ -103,7 +102,7 @@ std::int64_t Config::integer_or_equal_ones(const Keys& keys, std::int64_t min, s
   const std::vector<std::int64_t> numbers = integers(key, min, max);
   for (const std::int64_t number : numbers) {
     if (number != numbers.front())
-      refuse(key, fmt::format("a list with {} and {}", numbers.front(), number), "one value");
+      refuse(key, format_text("a list with {} and {}", numbers.front(), number), "one value");
   }
   if (numbers.empty()) refuse(key, "an empty list", range(min, max));
   return numbers.front();

@@ -1,7 +1,5 @@
 #include "checkpoint/json_text.hpp"
 
-#include <fmt/format.h>
-
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -10,6 +8,7 @@
 #include <vector>
 
 #include "fail.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -122,7 +121,7 @@ std::string printable(std::string_view text) {
 std::string printable_value(const json& value) {
   constexpr std::size_t kSmall = 16;
   if (value.is_structured() && value.size() > kSmall) {
-    return fmt::format("an {} of {} values", value.type_name(), value.size());
+    return format_text("an {} of {} values", value.type_name(), value.size());
   }
   return printable(value.dump(-1, ' ', false, json::error_handler_t::replace));
 }

@@ -1,11 +1,10 @@
 #include "checkpoint/layout.hpp"
 
-#include <fmt/format.h>
-
 #include <string_view>
 #include <utility>
 
 #include "experts/weight_view.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -80,12 +79,12 @@ int score(const TensorFile& file, const ModelConfig& config, const PlaceChoice& 
 }  // namespace
 
 std::string PlaceChoice::layer_name(std::int32_t layer) const {
-  return fmt::format(fmt::runtime(prefix), fmt::arg("layer", layer));
+  return format_text(fmt::runtime(prefix), fmt::arg("layer", layer));
 }
 
 std::string PlaceChoice::name(const char* pattern, std::int32_t layer, std::int32_t expert) const {
   return layer_name(layer) +
-         fmt::format(fmt::runtime(pattern), fmt::arg("block", place->block), fmt::arg("expert", expert));
+         format_text(fmt::runtime(pattern), fmt::arg("block", place->block), fmt::arg("expert", expert));
 }
 
 std::string bias_name(std::string weight) {

@@ -1,7 +1,6 @@
 #include "switchyard/model.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <optional>
@@ -15,6 +14,7 @@
 #include "checkpoint/layout.hpp"
 #include "checkpoint/model_config.hpp"
 #include "fail.hpp"
+#include "format_text.hpp"
 #include "layer/pack_cache.hpp"
 #include "switchyard/tensor_file.hpp"
 
@@ -84,7 +84,7 @@ bool fits(const std::vector<std::int64_t>& found, std::span<const std::int64_t> 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::vector<std::string> sizes;
   for (const std::int64_t size : shape) sizes.push_back(size < 0 ? "any" : std::to_string(size));
-  return fmt::format("[{}]", fmt::join(sizes, ","));
+  return format_text("[{}]", fmt::join(sizes, ","));
 }
 
 }  // namespace
@@ -214,7 +214,7 @@ struct Model::Impl {
     const Tensor* tensor = file.find(wanted.name);
     if (tensor == nullptr) fail_absent(wanted);
     if (!is_id(tensor->dtype)) {
-      return refuse(fmt::format("the table of experts is {}, supported: i16, i32, i64", dtype_name(tensor->dtype)));
+      return refuse(format_text("the table of experts is {}, supported: i16, i32, i64", dtype_name(tensor->dtype)));
     }
     check_shape(*tensor, wanted, 0);
   }
@@ -230,7 +230,7 @@ struct Model::Impl {
     const bool of_expert = role == Role::expert || role == Role::shared || role == Role::expert_bias;
     check_shape(tensor, wanted, of_expert ? config.identity_experts : 0);
     if (role == Role::expert && config.quantization.method.empty() && tensor.dtype != info.weights) {
-      refuse(fmt::format("routed experts are {} and {}, supported: one type for all", dtype_name(info.weights),
+      refuse(format_text("routed experts are {} and {}, supported: one type for all", dtype_name(info.weights),
                          dtype_name(tensor.dtype)));
     }
   }

@@ -1,7 +1,6 @@
 #include "checkpoint/model_config.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -11,6 +10,7 @@
 
 #include "checkpoint/json_text.hpp"
 #include "fail.hpp"
+#include "format_text.hpp"
 #include "switchyard/model.hpp"
 
 namespace switchyard {
@@ -45,7 +45,7 @@ template <class Table>
 std::string names(const Table& table) {
   std::vector<std::string_view> result;
   for (const auto& row : table) result.push_back(row.name);
-  return fmt::format("{}", fmt::join(result, ", "));
+  return format_text("{}", fmt::join(result, ", "));
 }
 
 template <class Table>
@@ -76,7 +76,7 @@ bool flag_or(const Config& config, const char* key, bool otherwise) {
 
 float at_least(const Config& config, const char* key, float value, bool zero_too) {
   if (key != nullptr && (value < 0 || (value == 0 && !zero_too))) {
-    config.refuse(key, fmt::format("{}", value), zero_too ? "0 or more" : "more than 0");
+    config.refuse(key, format_text("{}", value), zero_too ? "0 or more" : "more than 0");
   }
   return value;
 }
@@ -88,7 +88,7 @@ void read_groups(const Config& config, ModelConfig& model) {
     const std::string method = config.text_or("topk_method", "greedy");
     if (method != groups.method) {
       if (method != "greedy") {
-        config.refuse("topk_method", printable(method), fmt::format("greedy or {}", groups.method));
+        config.refuse("topk_method", printable(method), format_text("greedy or {}", groups.method));
       }
       return;
     }
@@ -100,16 +100,16 @@ void read_groups(const Config& config, ModelConfig& model) {
   RouterOptions& router = model.router;
   if (count > kMaxGroups || model.experts % count != 0) {
     config.refuse(named, std::to_string(count),
-                  fmt::format("a divisor of {} experts up to {}", model.experts, kMaxGroups));
+                  format_text("a divisor of {} experts up to {}", model.experts, kMaxGroups));
   }
   const std::int64_t kept = config.integer_or(groups.kept_key, 1, count, groups.kept);
   const std::int64_t size = model.experts / count;
   if (kept < 1 || kept > count || kept * size < router.topk) {
     config.refuse(groups.kept_key, std::to_string(kept),
-                  fmt::format("1..{} groups of {} with {} experts or more", count, size, router.topk));
+                  format_text("1..{} groups of {} with {} experts or more", count, size, router.topk));
   }
   if (size < groups.best) {
-    config.refuse(named, std::to_string(count), fmt::format("groups of {} experts or more", groups.best));
+    config.refuse(named, std::to_string(count), format_text("groups of {} experts or more", groups.best));
   }
   router.groups = static_cast<std::int32_t>(count);
   router.kept_groups = static_cast<std::int32_t>(kept);
@@ -167,7 +167,7 @@ void read_function(const Config& config, ModelConfig& model) {
     const bool limited = is_limited(columns.activation);
     if (!found || (limited && *found != Activation::silu)) {
       model.unsupported.push_back(
-          fmt::format("{} is {}, supported: {}", columns.key, printable(name), limited ? "silu" : names(kActivations)));
+          format_text("{} is {}, supported: {}", columns.key, printable(name), limited ? "silu" : names(kActivations)));
     } else if (!limited) {
       function.activation = *found;
     }
@@ -179,8 +179,8 @@ void read_function(const Config& config, ModelConfig& model) {
     if (key == nullptr || !config.has(key)) continue;
     *limits = config.limits(key);
     if (!limits->empty() && limits->size() < static_cast<std::size_t>(model.layers)) {
-      config.refuse(key, fmt::format("an array of {} values", limits->size()),
-                    fmt::format("{}, one per layer", model.layers));
+      config.refuse(key, format_text("an array of {} values", limits->size()),
+                    format_text("{}, one per layer", model.layers));
     }
   }
 }
@@ -225,7 +225,7 @@ void read_sizes(const Config& config, ModelConfig& model) {
   read_function(config, model);
   read_shared(config, model);
   if (flag_or(config, family.refused_key, false)) {
-    model.unsupported.push_back(fmt::format("{} is true, supported: false", family.refused_key));
+    model.unsupported.push_back(format_text("{} is true, supported: false", family.refused_key));
   }
 }
 
@@ -291,7 +291,7 @@ ModelConfig read_model_config(std::string_view text, const std::string& file) {
   const TextModel found = find_text_model(root, model.model_type, file);
   model.family = found.family;
   if (model.family->refused != nullptr) {
-    model.unsupported.push_back(fmt::format("a block of {}: {}", model.family->name, model.family->refused));
+    model.unsupported.push_back(format_text("a block of {}: {}", model.family->name, model.family->refused));
     return model;
   }
   read_schedule(found.config, model);

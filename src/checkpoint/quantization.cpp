@@ -1,13 +1,13 @@
 #include "checkpoint/quantization.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <iterator>
 #include <string_view>
 
 #include "checkpoint/json_text.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -32,7 +32,7 @@ void read_block(const Config& config, const char* key, Quantization& found) {
   if (block.empty()) return;
   // Rows of gate and up in turn can only share a grid whose blocks hold as many of both.
   if (block.size() != 2 || (block[0] > 1 && block[0] % 2 != 0)) {
-    config.refuse(key, fmt::format("[{}]", fmt::join(block, ", ")), "two sizes, the first of them even or 1");
+    config.refuse(key, format_text("[{}]", fmt::join(block, ", ")), "two sizes, the first of them even or 1");
   }
   found.block = {block[0], block[1]};
 }
@@ -47,10 +47,10 @@ void read_compressed(const Config& config, Quantization& found) {
   const std::string format = config.text_or("format", "dense");
   if (!has(kCompressed, format)) {
     found.refused =
-        fmt::format("the weights are compressed as {}, supported: {}", printable(format), fmt::join(kCompressed, ", "));
+        format_text("the weights are compressed as {}, supported: {}", printable(format), fmt::join(kCompressed, ", "));
   }
   const std::string sparse = config.text_or("sparsity_config.format", "dense");
-  if (sparse != "dense") found.refused = fmt::format("the weights are stored {}, supported: dense", printable(sparse));
+  if (sparse != "dense") found.refused = format_text("the weights are stored {}, supported: dense", printable(sparse));
   const Config groups = config.nested("config_groups");
   if (!config.has("config_groups")) return;
   for (const std::string& name : groups.names()) {
@@ -68,9 +68,9 @@ void read_gptq(const Config& config, Quantization& found) {
   const std::string format = config.text_or("checkpoint_format", "gptq");
   if (format == "gptq_v2") found.zero_offset = 0;
   if (format != "gptq" && format != "gptq_v2") {
-    found.refused = fmt::format("the GPTQ weights are packed as {}, supported: gptq, gptq_v2", printable(format));
+    found.refused = format_text("the GPTQ weights are packed as {}, supported: gptq, gptq_v2", printable(format));
   } else if (found.bits != 4 && found.bits != 8) {
-    found.refused = fmt::format("the GPTQ weights have {} bits, supported: 4, 8", found.bits);
+    found.refused = format_text("the GPTQ weights have {} bits, supported: 4, 8", found.bits);
   } else if (found.bits == 8 && !config.flag_or("sym", true)) {
     found.refused = "the GPTQ weights have 8 bits and zeros of their own, supported: symmetric ones";
   }
@@ -82,7 +82,7 @@ Quantization read_object(const Config& config) {
   found.method = printable(config.text_or("quant_method", unnamed));
   if (!has(kMethods, found.method)) {
     found.refused =
-        fmt::format("the weights are quantised ({}), supported: {}", found.method, fmt::join(kMethods, ", "));
+        format_text("the weights are quantised ({}), supported: {}", found.method, fmt::join(kMethods, ", "));
     return found;
   }
   read_block(config, "weight_block_size", found);

@@ -10,6 +10,7 @@
 #include "checkpoint/json_text.hpp"
 #include "checkpoint/safetensors.hpp"
 #include "fail.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -125,7 +126,7 @@ void check_places(const std::vector<Entry>& entries, std::uint64_t data_bytes, c
   std::uint64_t covered = 0;
   const Entry* previous = nullptr;
   for (const Entry& entry : entries) {
-    const std::string where = fmt::format("safetensors: {}: tensor {}", file, printable(entry.tensor.name));
+    const std::string where = format_text("safetensors: {}: tensor {}", file, printable(entry.tensor.name));
     if (entry.end > data_bytes) {
       fail(Code::bad_data, "{} has data_offsets {}..{}, expected them inside of the file's {} bytes of data", where,
            entry.begin, entry.end, data_bytes);
@@ -167,7 +168,7 @@ const char* safetensors_dtype(DType dtype) noexcept { return kDTypes[static_cast
 
 std::vector<Tensor> parse_safetensors_header(std::string_view text, const std::byte* data, std::size_t data_bytes,
                                              const std::string& file) {
-  const json header = parse_json(text, fmt::format("safetensors: {}: the header", file));
+  const json header = parse_json(text, format_text("safetensors: {}: the header", file));
   if (!header.is_object()) {
     fail(Code::bad_data, "safetensors: {}: the header is {}, expected an object", file, printable_value(header));
   }
@@ -178,7 +179,7 @@ std::vector<Tensor> parse_safetensors_header(std::string_view text, const std::b
       check_metadata(value, file);
       continue;
     }
-    Entry entry = EntryReader(value, fmt::format("safetensors: {}: tensor {}", file, printable(name))).read();
+    Entry entry = EntryReader(value, format_text("safetensors: {}: tensor {}", file, printable(name))).read();
     entry.tensor.name = name;
     entries.push_back(std::move(entry));
   }

@@ -13,6 +13,7 @@
 #include "checkpoint/json_text.hpp"
 #include "checkpoint/safetensors.hpp"
 #include "fail.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -20,7 +21,7 @@ namespace {
 using nlohmann::ordered_json;
 
 void check_tensor(const Tensor& tensor, std::unordered_set<std::string_view>& names) {
-  const std::string where = fmt::format("write_safetensors: tensor {}", printable(tensor.name));
+  const std::string where = format_text("write_safetensors: tensor {}", printable(tensor.name));
   if (tensor.name == "__metadata__") fail(Code::invalid_argument, "{} has a reserved name, expected another", where);
   if (!names.insert(tensor.name).second) fail(Code::invalid_argument, "{} appears twice, expected once", where);
   const auto bytes = tensor_bytes(tensor.dtype, tensor.shape);
@@ -133,7 +134,7 @@ class NewFile {
     // Several writers of one target take different names.
     constexpr int kNames = 1000;
     for (int i = 0; i < kNames && fd_ < 0; ++i) {
-      path_ = target_.string() + fmt::format(".part{}", i);
+      path_ = target_.string() + format_text(".part{}", i);
       fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
       if (fd_ < 0 && errno != EEXIST) break;
     }

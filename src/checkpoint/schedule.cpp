@@ -1,5 +1,4 @@
 // Which layers have experts.
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <charconv>
@@ -8,6 +7,7 @@
 
 #include "checkpoint/json_text.hpp"
 #include "checkpoint/model_config.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -19,7 +19,7 @@ constexpr std::int64_t kAny = std::numeric_limits<std::int64_t>::max();
 // Values after the last layer belong to layers for multi-token prediction, which are not part of the model.
 void check_length(const Config& config, const char* key, std::size_t length, std::int32_t layers) {
   if (length >= static_cast<std::size_t>(layers)) return;
-  config.refuse(key, fmt::format("an array of {} values", length), fmt::format("{}, one per layer", layers));
+  config.refuse(key, format_text("an array of {} values", length), format_text("{}, one per layer", layers));
 }
 
 void read_kinds(const Config& config, const std::vector<std::string>& kinds, ModelConfig& model) {
@@ -32,7 +32,7 @@ void read_kinds(const Config& config, const std::vector<std::string>& kinds, Mod
       model.moe_layers.push_back(layer);
       if (kind == "hash_moe") model.table_layers.push_back(layer);
     } else if (kind != "dense" && !schedule.kinds_count) {
-      config.refuse(schedule.kinds, fmt::format("{} for layer {}", printable(kind), layer),
+      config.refuse(schedule.kinds, format_text("{} for layer {}", printable(kind), layer),
                     tables ? "sparse, moe, hash_moe or dense" : "sparse, moe or dense");
     }
   }
@@ -121,7 +121,7 @@ void read_schedule(const Config& config, ModelConfig& model) {
   if (schedule.kinds_count) {
     model.layers = static_cast<std::int32_t>(kinds->size());
     if (kinds->empty() || model.layers > kMaxLayers) {
-      config.refuse(schedule.kinds, fmt::format("an array of {} values", kinds->size()), "one per layer");
+      config.refuse(schedule.kinds, format_text("an array of {} values", kinds->size()), "one per layer");
     }
   } else {
     model.layers = static_cast<std::int32_t>(config.integer(model.family->layers, 1, kMaxLayers));

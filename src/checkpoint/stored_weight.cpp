@@ -1,7 +1,6 @@
 #include "checkpoint/stored_weight.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstring>
@@ -10,6 +9,7 @@
 
 #include "experts/weight_view.hpp"
 #include "fail.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -35,7 +35,7 @@ const Tensor* find_first(const TensorFile& file, const std::vector<std::string>&
   return nullptr;
 }
 
-std::string shape_text(const std::vector<std::int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ",")); }
+std::string shape_text(const std::vector<std::int64_t>& shape) { return format_text("[{}]", fmt::join(shape, ",")); }
 
 // A grid of scales: outputs and inputs that share one.
 struct Block {
@@ -402,13 +402,13 @@ std::string check_values(const StoredWeight& weight, const std::string& file_nam
     const std::vector<std::int32_t> order = values_of<std::int32_t>(*parts.order);
     for (std::size_t i = 0; i < order.size(); ++i) {
       if (order[i] == static_cast<std::int64_t>(i) / weight.view.scales.in_block) continue;
-      return fmt::format("{} puts input {} in group {}, supported: groups in order", parts.order->name, i, order[i]);
+      return format_text("{} puts input {} in group {}, supported: groups in order", parts.order->name, i, order[i]);
     }
   }
   if (parts.zeros != nullptr && weight.view.codes == Codes::u8) {
     const int expected = 128 - quantization.zero_offset;
     for (const std::uint8_t zero : values_of<std::uint8_t>(*parts.zeros)) {
-      if (zero != expected) return fmt::format("{} holds {}, supported: {}", parts.zeros->name, zero, expected);
+      if (zero != expected) return format_text("{} holds {}, supported: {}", parts.zeros->name, zero, expected);
     }
   }
   return {};

@@ -1,7 +1,6 @@
 #include "switchyard/tensor_file.hpp"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 #include "checkpoint/json_text.hpp"
 #include "checkpoint/safetensors.hpp"
 #include "fail.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -99,7 +99,7 @@ bool is_plain_file_name(std::string_view name) {
 }
 
 Shards read_index(const std::filesystem::path& path) {
-  const std::string where = fmt::format("safetensors: {}", path.string());
+  const std::string where = format_text("safetensors: {}", path.string());
   const nlohmann::json index = parse_json(read_json_file(path, "safetensors"), where + ": the index");
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
   if (map == index.end() || !map->is_object()) {

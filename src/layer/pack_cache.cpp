@@ -1,7 +1,6 @@
 #include "layer/pack_cache.hpp"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -23,6 +22,7 @@
 
 #include "cpu/parallel_for.hpp"
 #include "fail.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -209,7 +209,7 @@ bool is_named(int fd, const char* path) {
 // Removes unfinished files whose processes are gone: nobody holds their locks. One that was finished in between has
 // another name, and this one may be somebody's again.
 void remove_abandoned(const std::filesystem::path& folder) {
-  const std::string mark = fmt::format(".packed{}", kUnfinished);
+  const std::string mark = format_text(".packed{}", kUnfinished);
   std::error_code error;
   for (std::filesystem::directory_iterator at(folder, error), end; at != end; at.increment(error)) {
     const std::filesystem::path& path = at->path();
@@ -277,7 +277,7 @@ std::filesystem::path packed_path(const std::filesystem::path& folder, const std
     const MatrixEntry entry = entry_of(matrix);
     hash = XXH3_64bits_withSeed(&entry, sizeof entry, hash);
   }
-  return folder / fmt::format("layer_{}_{:016x}.packed", layer, hash);
+  return folder / format_text("layer_{}_{:016x}.packed", layer, hash);
 }
 
 bool map_packed(Layer::Parts& parts, const std::filesystem::path& path, const Fingerprint& source) {
@@ -321,7 +321,7 @@ PackedFile::PackedFile(std::filesystem::path path, Layer::Parts& parts) : path_(
   const std::uint64_t bytes = place_buffers(parts, header);
   if (const int error = reserve(fd_, bytes); error != 0) {
     discard();
-    refuse(path_, fmt::format("{} bytes cannot be reserved", bytes).c_str(), error);
+    refuse(path_, format_text("{} bytes cannot be reserved", bytes).c_str(), error);
   }
 }
 
@@ -331,7 +331,7 @@ PackedFile::~PackedFile() { discard(); }
 void PackedFile::make() {
   constexpr int kMostNames = 10000;  // where there are no locks, killed processes leave some
   for (int number = 0; number < kMostNames; ++number) {
-    temporary_ = fmt::format("{}{}{}.{}", path_.string(), kUnfinished, ::getpid(), number);
+    temporary_ = format_text("{}{}{}.{}", path_.string(), kUnfinished, ::getpid(), number);
     fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (fd_ < 0 && errno == EEXIST) {
       continue;

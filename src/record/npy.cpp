@@ -1,7 +1,6 @@
 #include "switchyard/npy.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +11,7 @@
 #include <string_view>
 
 #include "fail.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -100,7 +100,7 @@ class HeaderReader {
   }
 
   void take(char c) {
-    if (!try_take(c)) damaged(fmt::format("no '{}'", c));
+    if (!try_take(c)) damaged(format_text("no '{}'", c));
   }
 
   std::string read_string() {
@@ -155,7 +155,7 @@ class HeaderReader {
 
 std::string known_kinds() {
   std::string text;
-  for (const Kind& kind : kKinds) text += fmt::format("{}'{}'", text.empty() ? "" : ", ", kind.descr);
+  for (const Kind& kind : kKinds) text += format_text("{}'{}'", text.empty() ? "" : ", ", kind.descr);
   return text;
 }
 

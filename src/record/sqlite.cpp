@@ -5,6 +5,7 @@
 #include <system_error>
 
 #include "fail.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -32,7 +33,7 @@ std::string unchanging_address(const std::filesystem::path& path) {
   std::string address = "file:";
   for (const char c : std::filesystem::absolute(path).string()) {
     if (c == '%' || c == '?' || c == '#') {
-      address += fmt::format("%{:02x}", static_cast<unsigned>(c));
+      address += format_text("%{:02x}", static_cast<unsigned>(c));
     } else {
       address += c;
     }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "fail.hpp"
+#include "format_text.hpp"
 
 namespace switchyard {
 namespace {
@@ -124,7 +125,7 @@ void prepare_tables(const Sqlite& database, StoreAccess access) {
   for (std::int64_t version = database.number("PRAGMA user_version"); version < kVersion; ++version) {
     database.run(kMigrations[version]);
     database.run(
-        fmt::format("PRAGMA application_id = {}; PRAGMA user_version = {}", kApplicationId, version + 1).c_str());
+        format_text("PRAGMA application_id = {}; PRAGMA user_version = {}", kApplicationId, version + 1).c_str());
   }
   step.keep();
 }

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "fail.hpp"
+#include "format_text.hpp"
 #include "record/known_encoding.hpp"
 #include "record/store.hpp"
 
@@ -57,7 +58,7 @@ void copy_sets(const std::byte* from, std::size_t from_stride, std::byte* to, st
 
 std::string place_text(const std::string& key, std::int64_t begin, std::int64_t end, std::int32_t first_layer,
                        std::int32_t last_layer) {
-  return fmt::format("sequence '{}' positions {}..{} layers {}..{}", key, begin, end - 1, first_layer, last_layer);
+  return format_text("sequence '{}' positions {}..{} layers {}..{}", key, begin, end - 1, first_layer, last_layer);
 }
 
 std::vector<OwnedRange> RecordStore::Impl::owners(std::int64_t sequence_id, std::int64_t begin, std::int64_t end) {
@@ -108,7 +109,7 @@ void RecordStore::Impl::read_blob(std::int64_t sequence_id, const StoredSchema& 
                     s.layers[static_cast<std::size_t>(group_end - 1)]),
          what);
   };
-  if (span.rows < 1 || span.rows > kBlockRows) damaged(fmt::format("{} rows, expected 1..{}", span.rows, kBlockRows));
+  if (span.rows < 1 || span.rows > kBlockRows) damaged(format_text("{} rows, expected 1..{}", span.rows, kBlockRows));
   struct Reset {
     Statement& statement;
     ~Reset() { statement.reset(); }
@@ -119,7 +120,7 @@ void RecordStore::Impl::read_blob(std::int64_t sequence_id, const StoredSchema& 
   const BlobPlace place{sequence_id, span.start, span.rows, group, encoding, s.experts, s.topk};
   if (blob_checksum(place, bytes) != select_blob.number(1)) damaged("its blob has another checksum");
   if (!is_known_encoding(encoding))
-    damaged(fmt::format("its blob has the encoding {}, expected a known one", encoding));
+    damaged(format_text("its blob has the encoding {}, expected a known one", encoding));
 
   const IdShape shape{s.experts, s.topk, s.order, (group_end - group_begin) * span.rows};
   const std::size_t set_bytes = static_cast<std::size_t>(s.topk) * shape.id_bytes();
