@@ -142,10 +142,9 @@ RecordWork make_read_parts_work() {
                           state->ids.data(), state->valid.data());
     }
   };
-  const auto bytes = static_cast<std::size_t>(kReads * kReadRows * 8);
-  return {static_cast<double>(bytes), run, "memcpy of the ids",
-          [state, bytes] { std::memcpy(state->ids.data(), state->rows.data(), bytes); },
-          [state] { return state->size(); }};
+  constexpr auto kBytes = static_cast<std::size_t>(kReads * kReadRows * 8);
+  return {static_cast<double>(kBytes), run, "memcpy of the ids",
+          [state] { std::memcpy(state->ids.data(), state->rows.data(), kBytes); }, [state] { return state->size(); }};
 }
 
 }  // namespace switchyard::cli

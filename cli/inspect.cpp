@@ -32,6 +32,7 @@ double packed_bytes(const ModelInfo& info, Format format) {
 std::vector<Format> formats_of(const InspectOptions& options) {
   if (options.weights) return {*options.weights};
   std::vector<Format> formats;
+  formats.reserve(kFormats);
   for (std::int32_t i = 0; i < kFormats; ++i) formats.push_back(static_cast<Format>(i));
   return formats;
 }

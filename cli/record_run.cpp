@@ -52,7 +52,7 @@ std::string record_run(const RunOptions& options, const ModelRun& run) {
   }
   RecordStore store = RecordStore::open(options.record, {.access = StoreAccess::create});
   auto transaction = store.transaction();
-  const std::string key = free_key(store, options.input.filename().string());
+  std::string key = free_key(store, options.input.filename().string());
   store.append(store.add_sequence(schema, key), 0, rows_in_memory(schema, ids.data(), first.tokens), observed);
   transaction.commit();
   return key;

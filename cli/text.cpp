@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 
 namespace switchyard::cli {
@@ -68,7 +69,7 @@ std::string bars_text(std::span<const std::int64_t> values) {
   for (const std::int64_t value : values) {
     // Only what is zero has no bar.
     const double share = largest > 0 ? static_cast<double>(value) / static_cast<double>(largest) : 0;
-    text += kBars[value == 0 ? 0 : std::clamp<std::size_t>(static_cast<std::size_t>(share * 8 + 0.5), 1, 8)];
+    text += kBars[value == 0 ? 0 : std::clamp<std::size_t>(static_cast<std::size_t>(std::lround(share * 8)), 1, 8)];
   }
   return text;
 }

@@ -83,6 +83,7 @@ bool fits(const std::vector<std::int64_t>& found, std::span<const std::int64_t> 
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::vector<std::string> sizes;
+  sizes.reserve(shape.size());
   for (const std::int64_t size : shape) sizes.push_back(size < 0 ? "any" : std::to_string(size));
   return format_text("[{}]", fmt::join(sizes, ","));
 }

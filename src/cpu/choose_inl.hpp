@@ -191,9 +191,9 @@ inline void sort_by_id(std::int32_t* id, std::int32_t count) {
 
 // One token on its way.
 struct Token {
-  std::int64_t t;
   V16 maxima;  // of the row's logits modulo kLanes
   Softmax softmax;
+  std::int64_t t;
   std::int32_t* id;  // [kChosenRoom]
   float cutoff;
 };

@@ -19,7 +19,6 @@ inline V16 transform_slope(const RouterOptions& options, V16 l) {
 // Tokens on their way back: kLanes of them where the chosen logits are enough, else one. Rows of scratch: 0 logits, 1
 // probabilities or scores, 2 gradient.
 struct Return {
-  std::int32_t tokens;
   std::int64_t t[kLanes];
   std::int32_t id[kLanes][kChosenRoom];
   SlotValues logit;
@@ -28,6 +27,7 @@ struct Return {
   Row l;
   Row scores;
   Row out;
+  std::int32_t tokens;
 };
 
 // Takes a token up if it was routed.

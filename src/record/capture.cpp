@@ -48,8 +48,9 @@ struct Capture::Impl {
   Block& block(Sequence& sequence, std::int64_t index) {
     const auto found = sequence.blocks.find(index);
     if (found != sequence.blocks.end()) return found->second;
-    Block made{std::make_unique_for_overwrite<std::byte[]>(kBlockRows * row_bytes),
-               std::make_unique<std::uint64_t[]>(kBlockRows * words)};
+    Block made;
+    made.ids = std::make_unique_for_overwrite<std::byte[]>(kBlockRows * row_bytes);
+    made.seen = std::make_unique<std::uint64_t[]>(kBlockRows * words);
     return sequence.blocks.emplace(index, std::move(made)).first->second;
   }
 

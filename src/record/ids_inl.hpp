@@ -10,11 +10,11 @@ using Unaligned = typename UnalignedType<T>::Type;
 template <class From, class To>
 bool narrow_ids(const void* from, std::int64_t count, To* to, std::int32_t experts) {
   const auto* values = static_cast<const Unaligned<From>*>(from);
-  // Wide enough that no negative number becomes a small one.
+  // Wide enough that no negative number, which `+` makes an int first, becomes a small one.
   using Wide = std::conditional_t<sizeof(From) == 8, std::uint64_t, std::uint32_t>;
   Wide bad = 0;
   for (std::int64_t i = 0; i < count; ++i) {
-    const auto value = static_cast<Wide>(values[i]);
+    const auto value = static_cast<Wide>(+values[i]);
     bad |= static_cast<Wide>(value >= static_cast<Wide>(experts));
     to[i] = static_cast<To>(value);
   }

@@ -239,8 +239,8 @@ class PayloadReader {
   RecordSchema schema_;
   Lists lists_;
   std::vector<Run> runs_;
-  std::int64_t row_ids_ = 0;
-  bool straight_ = false;  // rows stand in the payload as they are wanted
+  std::int64_t row_ids_ = 1;  // where there are no rows, too
+  bool straight_ = false;     // rows stand in the payload as they are wanted
 };
 
 }  // namespace

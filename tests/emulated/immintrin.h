@@ -9,7 +9,8 @@
 #include <simde/x86/avx512.h>
 #include <simde/x86/fma.h>
 
-// What SIMDe 0.7 lacks.
+// What SIMDe 0.7 lacks. The names are the compiler's.
+// NOLINTBEGIN(bugprone-reserved-identifier)
 static inline __m512i emulated_cvtepu16_epi32(__m256i narrow) {
   alignas(32) unsigned short from[16];
   alignas(64) unsigned to[16];
@@ -65,6 +66,7 @@ static inline __m256i emulated_cvtps_ph(__m512 wide) {
   return _mm256_setr_m128i(_mm256_cvtps_ph(_mm256_load_ps(from), _MM_FROUND_TO_NEAREST_INT),
                            _mm256_cvtps_ph(_mm256_load_ps(from + 8), _MM_FROUND_TO_NEAREST_INT));
 }
+#undef _mm512_cvtps_ph  // a macro of clang's, as the other one below
 #define _mm512_cvtps_ph(a, rounding) emulated_cvtps_ph(a)
 
 static inline __m512 emulated_cvtepi32_ps(__m512i a) {
@@ -78,6 +80,7 @@ static inline __m512 emulated_cvtepi32_ps(__m512i a) {
 }
 #define _mm512_cvtepi32_ps(a) emulated_cvtepi32_ps(a)
 
+#undef _mm512_cmplt_epi32_mask
 #define _mm512_cmplt_epi32_mask(a, b) simde_mm512_cmpgt_epi32_mask(b, a)
 
 static inline __m512i emulated_cvtps_epi32(__m512 a) {
@@ -157,3 +160,4 @@ static inline void emulated_mask_storeu_epi8(void* to, unsigned long long mask, 
   }
 }
 #define _mm512_mask_storeu_epi8(to, mask, values) emulated_mask_storeu_epi8(to, mask, values)
+// NOLINTEND(bugprone-reserved-identifier)
