@@ -239,7 +239,7 @@ class PayloadReader {
   RecordSchema schema_;
   Lists lists_;
   std::vector<Run> runs_;
-  std::int64_t row_ids_ = 1;  // where there are no rows, too
+  std::int64_t row_ids_ = 1;  // a divisor, so not 0 where there are no rows either
   bool straight_ = false;     // rows stand in the payload as they are wanted
 };
 

@@ -83,6 +83,7 @@ void check_logits(const ConstMatrix& logits) {
 }
 
 void check_route_workspace(const Workspace& workspace, std::size_t needed) {
+  // Without memory it has 0 bytes, which is too few; clang's analyzer does not know.
   if (workspace.data() == nullptr || workspace.bytes() < needed) {
     fail(Code::invalid_argument, "route: found a workspace of {} bytes, expected at least {}", workspace.bytes(),
          needed);
